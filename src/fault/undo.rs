@@ -1,0 +1,128 @@
+//! What a revert needs, as data.
+
+use serde::{Deserialize, Serialize};
+
+/// How to undo a fault. Written to the journal and to the in-cluster record before anything changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Undo {
+    /// Nothing to undo: the cluster's own controllers bring the thing back (`podKill`). Gone when the owner has as many
+    /// ready pods as it wants.
+    Owner {
+        /// The pods' owners, each `Kind/name`, with their namespace.
+        owners: Vec<OwnerRef>,
+    },
+    /// Set the replicas back.
+    Scale {
+        /// Namespace.
+        namespace: String,
+        /// `Deployment` or `StatefulSet`.
+        kind: String,
+        /// Name.
+        name: String,
+        /// uid.
+        uid: String,
+        /// Replicas before.
+        before: i32,
+        /// Replicas the fault sets; anything else at revert is somebody else's.
+        set: i32,
+    },
+    /// Set `suspend` of a CronJob back, or delete the stand-in.
+    CronJob {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+        /// uid.
+        uid: String,
+        /// What was changed.
+        change: CronJobChange,
+    },
+    /// Processes in pods of one node are signalled or killed by a node helper.
+    Processes {
+        /// The targets.
+        pods: Vec<PodOnNode>,
+        /// What was done to them.
+        how: ProcessFault,
+    },
+}
+
+/// A controller of pods.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnerRef {
+    /// Namespace.
+    pub namespace: String,
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+    /// uid.
+    pub uid: String,
+}
+
+/// How a CronJob was cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum CronJobChange {
+    /// `spec.suspend` was set to true; this is what it was.
+    Suspended {
+        /// Before.
+        before: bool,
+    },
+    /// A running Job was deleted; nothing to undo.
+    JobKilled {
+        /// The Job's name.
+        job: String,
+        /// Its uid.
+        uid: String,
+    },
+    /// The containers' commands were replaced by `true`; these are what they were (commands are no secrets: they are in the
+    /// CronJob for all to read; values of environment variables are not copied).
+    Emptied {
+        /// The commands and arguments before, by container.
+        before: Vec<ContainerCommand>,
+    },
+}
+
+/// A container's command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerCommand {
+    /// The container.
+    pub container: String,
+    /// `command`, if set.
+    pub command: Option<Vec<String>>,
+    /// `args`, if set.
+    pub args: Option<Vec<String>>,
+}
+
+/// A pod on its node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodOnNode {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// uid: what processes are found by.
+    pub uid: String,
+    /// Its node.
+    pub node: String,
+    /// Only these containers' processes, by name; all when empty.
+    pub containers: Vec<String>,
+    /// Its controller, if any.
+    pub owner: Option<OwnerRef>,
+}
+
+/// What is done to processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProcessFault {
+    /// SIGSTOP, undone by SIGCONT.
+    Freeze,
+    /// SIGKILL once.
+    Crash,
+    /// SIGKILL again and again until the revert.
+    CrashHold,
+}

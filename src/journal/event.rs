@@ -1,0 +1,565 @@
+//! What can happen in a drill. Everything else (state, verdict, report, resume, revert) derives from these.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::{ClockId, Stamp},
+    fault::Undo,
+    plan::Plan,
+    scenario::types::ProbeState,
+};
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// Its number, from 0, without holes.
+    pub seq: u64,
+    /// SHA-256 (hex) of the line before; 64 zeros for the first.
+    pub prev: String,
+    /// When it was written, by the runner's clock.
+    pub at: Stamp,
+    /// What happened.
+    pub event: Event,
+}
+
+/// The number of a fault within its drill: the index of its `inject` step in order of the plan.
+pub type FaultId = u32;
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Event {
+    /// The first record of every journal. It holds the whole plan, so that a drill can be judged, resumed and reverted
+    /// out of its records alone.
+    Started {
+        /// The drill's name, unique: scenario name, date, random part.
+        drill: String,
+        /// The plan.
+        plan: Box<Plan>,
+        /// Who started it: `user@host`.
+        by: String,
+        /// firedrill's version.
+        version: String,
+        /// Whether this is a sandbox drill and so never evidence.
+        sandbox: bool,
+    },
+    /// A person, or `--yes`, agreed to the plan.
+    Confirmed {
+        /// Who and how.
+        by: String,
+    },
+    /// A runner took the drill over from a dead one, or from an interrupted one.
+    Resumed {
+        /// Who.
+        by: String,
+        /// What it came for.
+        intent: ResumeIntent,
+        /// Its clock; if that is not the clock of the records before, times across this record cannot be measured.
+        clock: ClockId,
+    },
+    /// All Leases of the drill are held.
+    LeasesTaken {
+        /// Their names, sorted.
+        leases: Vec<String>,
+    },
+    /// The Leases ran out or were taken over: nothing more is changed by this runner.
+    LeaseLost {
+        /// Why.
+        detail: String,
+    },
+    /// Offset between the runner's clock and another one, by ping.
+    ClockLinked {
+        /// The other clock.
+        clock: ClockId,
+        /// Other clock's monotonic time minus the runner's, in microseconds.
+        offset_us: i64,
+        /// Largest error of that, half the round trip, in microseconds.
+        error_us: i64,
+        /// Other clock's wall time minus the runner's, in microseconds.
+        wall_offset_us: i64,
+    },
+    /// An observer or a node helper is in its place, inert.
+    Armed {
+        /// What: `observer`, `node helper node2` …
+        what: String,
+        /// Pod, `namespace/name`.
+        pod: String,
+    },
+    /// The steady state was looked at.
+    SteadyState {
+        /// Before the first step or after the reverts.
+        phase: SteadyPhase,
+        /// Whether it held.
+        held: bool,
+        /// What did not hold, or how long it held.
+        detail: String,
+    },
+    /// A run of equal samples of a probe ended (or was cut, at a fault or at the end).
+    Run(ProbeRun),
+    /// An alert of an alert probe went through a stage.
+    Alert(AlertSeen),
+    /// Something a probe found out that is not a state: a backup's identity, an end reading of a ledger, a digest.
+    Reading {
+        /// The probe, or the objective the reading was made for.
+        of: String,
+        /// When it was asked for.
+        begin: Stamp,
+        /// When it was complete.
+        end: Stamp,
+        /// What was found.
+        reading: Reading,
+    },
+    /// A step begins.
+    StepStarted {
+        /// Its path in the plan, such as `2` or `3.1` within a parallel step.
+        step: String,
+        /// When.
+        start: Stamp,
+    },
+    /// A step ended.
+    StepEnded {
+        /// Its path.
+        step: String,
+        /// How.
+        outcome: StepOutcome,
+        /// Why, or what was seen.
+        detail: String,
+        /// When.
+        end: Stamp,
+    },
+    /// A fault is about to be injected. Durable (file synced and in-cluster record written) before anything changes.
+    Intent {
+        /// Which.
+        fault: FaultId,
+        /// The step it belongs to.
+        step: String,
+        /// How to undo it: data, never secrets.
+        undo: Box<Undo>,
+        /// What it acts on: `Pod shop/orders-0 uid …`.
+        objects: Vec<TouchedObject>,
+    },
+    /// A fault was injected.
+    Injected {
+        /// Which.
+        fault: FaultId,
+        /// Before the first change.
+        start: Stamp,
+        /// After the last change was answered.
+        end: Stamp,
+    },
+    /// The injection failed, wholly or in part; the revert will deal with what there is.
+    InjectFailed {
+        /// Which.
+        fault: FaultId,
+        /// Why.
+        detail: String,
+        /// Before the first change was tried.
+        start: Stamp,
+    },
+    /// Proof that the fault bit.
+    Effective {
+        /// Which.
+        fault: FaultId,
+        /// When the proof was complete.
+        at: Stamp,
+        /// The proof.
+        proof: String,
+    },
+    /// No proof could be had in time.
+    NotEffective {
+        /// Which.
+        fault: FaultId,
+        /// What was seen instead.
+        detail: String,
+    },
+    /// The fault was undone by others while it should hold.
+    HoldBroken {
+        /// Which.
+        fault: FaultId,
+        /// When that was seen.
+        at: Stamp,
+        /// What was seen.
+        detail: String,
+    },
+    /// A revert is about to begin. Durable before anything changes.
+    RevertIntent {
+        /// Which.
+        fault: FaultId,
+        /// Why: `end of drill`, `step 4`, `aborted`, `firedrill revert`.
+        because: String,
+    },
+    /// A revert ended.
+    Reverted {
+        /// Which.
+        fault: FaultId,
+        /// How.
+        result: RevertResult,
+        /// What was done or seen.
+        detail: String,
+        /// When.
+        end: Stamp,
+    },
+    /// Proof that nothing of the fault is left.
+    Gone {
+        /// Which.
+        fault: FaultId,
+        /// When the proof was complete.
+        at: Stamp,
+        /// The proof.
+        proof: String,
+    },
+    /// A runbook's step began, ended, was retried or skipped.
+    RunbookStep(RunbookStep),
+    /// A person said that something is done, or agreed, or declared the outage.
+    Acknowledged {
+        /// The step's path (with `#n` behind for the n-th manual item of a runbook).
+        step: String,
+        /// Who.
+        by: String,
+        /// Said no instead (an approval refused, a manual step that failed).
+        refused: bool,
+        /// A remark.
+        remark: String,
+        /// When.
+        at: Stamp,
+    },
+    /// Something was not as the scenario says it should be done; goes into the report.
+    Deviation {
+        /// What.
+        detail: String,
+    },
+    /// A remark for the timeline.
+    Note {
+        /// What.
+        text: String,
+    },
+    /// The drill is to be aborted; only reverts follow.
+    AbortRequested {
+        /// Who: a person, `abortIf`, the time limit, a signal, a failed step.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// All steps are done (or given up): reverts follow.
+    StepsEnded {
+        /// When.
+        at: Stamp,
+    },
+    /// Observers, helpers, Leases and the like are removed.
+    Disarmed {
+        /// What is left, empty when clean.
+        left: Vec<String>,
+    },
+    /// The last record. The verdict is not in here: it is computed.
+    Ended {
+        /// Whether the cluster is as it was.
+        clean: bool,
+        /// When.
+        at: Stamp,
+    },
+}
+
+impl Event {
+    /// Whether this event must be in the in-cluster record before the drill goes on: all that resume and revert need.
+    /// Probe runs and readings stay in the file alone.
+    pub fn for_record(&self) -> bool {
+        !matches!(self, Self::Run(_) | Self::Alert(_) | Self::Reading { .. } | Self::ClockLinked { .. } | Self::Note { .. })
+    }
+}
+
+/// What a second runner came for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ResumeIntent {
+    /// To go on with the steps.
+    Resume,
+    /// To revert and end.
+    Revert,
+}
+
+/// When the steady state is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SteadyPhase {
+    /// Before the first step.
+    Before,
+    /// After the reverts.
+    After,
+}
+
+/// A run of adjacent samples in the same state, ordered by their sending.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeRun {
+    /// The probe.
+    pub probe: String,
+    /// Their state.
+    pub state: ProbeState,
+    /// When the first was sent.
+    pub first_send: Stamp,
+    /// When the first was complete.
+    pub first_complete: Stamp,
+    /// When the last was sent.
+    pub last_send: Stamp,
+    /// When the last was complete.
+    pub last_complete: Stamp,
+    /// How many.
+    pub count: u64,
+    /// The slowest, in microseconds.
+    pub slowest_us: u64,
+    /// The largest `next.complete − previous.send` between two adjacent samples of the run, in microseconds: an outage
+    /// shorter than this could hide in it. 0 for a single sample.
+    pub widest_us: u64,
+    /// What the first one said: status, error, value.
+    pub detail: String,
+    /// Why the run ended: another state, a hole, a cut at a fault, the end.
+    pub ended: RunEnd,
+}
+
+/// Why a run of samples ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RunEnd {
+    /// The next sample was in another state.
+    Change,
+    /// More than twice `every` went by without a sample: what lies between is unknown.
+    Hole,
+    /// Cut by the runner at a fault, so that before and after can be told apart. The next run may be in the same state.
+    Cut,
+    /// Sampling ended.
+    End,
+}
+
+/// A stage of an alert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AlertSeen {
+    /// The alert probe.
+    pub probe: String,
+    /// The stage.
+    pub stage: AlertStage,
+    /// Alertmanager's fingerprint, where there is one.
+    pub fingerprint: String,
+    /// The earliest instant at which this can have happened.
+    pub after: Stamp,
+    /// The latest instant at which this can have happened (when it was seen).
+    pub before: Stamp,
+    /// The alert's labels.
+    pub labels: BTreeMap<String, String>,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// The stages of an alert, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AlertStage {
+    /// Neither firing at Alertmanager nor silenced nor inhibited: looked at and absent.
+    Absent,
+    /// Firing by Prometheus (its `activeAt` or `startsAt`).
+    Firing,
+    /// Active at Alertmanager.
+    Notified,
+    /// At Alertmanager but silenced or inhibited.
+    Suppressed,
+    /// A notification with it arrived at the receiver.
+    Received,
+    /// A notification of the heartbeat alert arrived at the receiver.
+    Heartbeat,
+    /// A notification of its end arrived at the receiver.
+    Resolved,
+}
+
+/// A finding of a probe or an objective.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Reading {
+    /// The newest complete backup, by the tool's own word.
+    Backup {
+        /// The tool's name for it; empty when there is none.
+        id: String,
+        /// When it was finished, microseconds since the epoch by the tool's clock.
+        finished_wall_us: i64,
+        /// What it holds, in bytes.
+        bytes: u64,
+        /// What the tool says of it beyond that.
+        detail: String,
+    },
+    /// A ledger read back at the end.
+    Ledger(LedgerReading),
+    /// A digest of rows, computed in the database.
+    Digest {
+        /// `source` or `restored`.
+        side: DigestWhich,
+        /// Hexadecimal.
+        digest: String,
+        /// Rows.
+        rows: u64,
+    },
+    /// The reading could not be made.
+    Failed {
+        /// Why.
+        detail: String,
+    },
+}
+
+/// Which side of a restore a digest is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DigestWhich {
+    /// The source.
+    Source,
+    /// The restored copy.
+    Restored,
+}
+
+/// What became of a ledger's writes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LedgerReading {
+    /// Writes tried.
+    pub attempted: u64,
+    /// Acknowledged.
+    pub ok: u64,
+    /// Refused by an error that proves that they did not happen.
+    pub failed: u64,
+    /// Neither acknowledged nor refused.
+    pub unknown: u64,
+    /// Acknowledged and not read back.
+    pub lost: Vec<LedgerWrite>,
+    /// Read back and never tried: how many.
+    pub phantom: u64,
+    /// Read back more than once: how many.
+    pub duplicated: u64,
+    /// Read back out of order: how many.
+    pub reordered: u64,
+    /// The last acknowledged write that was kept and sent before the loss (the one just before the oldest lost).
+    pub last_kept: Option<LedgerWrite>,
+    /// Replicas read back, and whether each had replayed past the primary's position.
+    pub copies: Vec<LedgerCopy>,
+    /// File of all attempts, relative to the evidence folder.
+    pub samples: String,
+}
+
+/// One write of a ledger.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LedgerWrite {
+    /// Its number.
+    pub n: u64,
+    /// When it was sent.
+    pub send: Stamp,
+    /// When it was acknowledged.
+    pub ack: Stamp,
+}
+
+/// One copy of a ledger that was read back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LedgerCopy {
+    /// Which: `primary` or a pod's name.
+    pub name: String,
+    /// Whether it had replayed past the primary's position before it was read.
+    pub caught_up: bool,
+    /// How many of the acknowledged writes it lacks.
+    pub missing: u64,
+    /// What went wrong, if anything.
+    pub detail: String,
+}
+
+/// An object that a fault acts on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TouchedObject {
+    /// `Pod`, `CronJob` …
+    pub kind: String,
+    /// Namespace, empty for nodes.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// uid.
+    pub uid: String,
+}
+
+impl std::fmt::Display for TouchedObject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StepOutcome {
+    /// As it should.
+    Succeeded,
+    /// It failed, or its condition did not come in time.
+    Failed,
+    /// It took longer than `within`.
+    TimedOut,
+    /// Given up because the drill was aborted.
+    Aborted,
+}
+
+/// What a revert did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RevertResult {
+    /// The old state is back.
+    Reverted,
+    /// There was nothing (any more) to undo.
+    Nothing,
+    /// The value is no longer ours: somebody else changed it; nothing was overwritten.
+    Superseded,
+    /// The thing is gone, and its undo with it.
+    TargetGone,
+    /// Left to the runbook or declared irreversible, by the fault's policy.
+    NotOurs,
+    /// It failed; a person must act.
+    Failed,
+}
+
+/// A step of a runbook.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunbookStep {
+    /// The drill's step.
+    pub step: String,
+    /// Number within the runbook, from 0.
+    pub index: u32,
+    /// Its heading.
+    pub title: String,
+    /// Which try this is, from 1.
+    pub attempt: u32,
+    /// What happened to it.
+    pub state: RunbookState,
+    /// Its target time, in microseconds, if it has one.
+    pub within_us: Option<u64>,
+    /// Output (masked, its end if long), exit code, reason of a skip.
+    pub detail: String,
+    /// When.
+    pub at: Stamp,
+}
+
+/// What happened to a runbook's step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RunbookState {
+    /// It began.
+    Started,
+    /// It succeeded.
+    Succeeded,
+    /// It failed.
+    Failed,
+    /// It was skipped, with a reason: a deviation.
+    Skipped,
+    /// It took longer than its `within`.
+    TimedOut,
+}

@@ -1,0 +1,20 @@
+//! The one place that says the label and annotation keys, and the names of firedrill's own objects.
+
+/// Owners put this label with the value [`ALLOWED`] on namespaces and nodes on which drills are allowed.
+pub const DRILLS: &str = "firedrill.dev/drills";
+/// The value of [`DRILLS`] that allows drills.
+pub const ALLOWED: &str = "allowed";
+/// On everything firedrill makes: the drill's name.
+pub const DRILL: &str = "firedrill.dev/drill";
+/// On everything firedrill makes: what it is (`record`, `inbox`, `lease`, `observer`, `node-helper`, `runbook`).
+pub const ROLE: &str = "firedrill.dev/role";
+/// Kubernetes' own label for the maker of an object; always `firedrill`.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The value of [`MANAGED_BY`], and the field manager of all writes.
+pub const MANAGER: &str = "firedrill";
+/// On an object a fault changes, while it holds: the drill's name. A value that is not ours is never overwritten.
+pub const FAULT: &str = "firedrill.dev/fault";
+/// The zone of a node.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
+/// Namespaces that no drill may ever touch, whatever their labels.
+pub const SYSTEM_NAMESPACES: &[&str] = &["kube-system", "kube-public", "kube-node-lease"];

@@ -1,0 +1,15 @@
+//! firedrill runs disaster-recovery game days on Kubernetes staging clusters: it reads a YAML scenario, breaks what the
+//! scenario says, watches failover, alerts, backups and restore runbooks, measures recovery time and data loss with their
+//! error, gives a verdict with evidence, and leaves the cluster clean.
+//!
+//! Data moves one way: [`scenario`] → [`plan`] → `drill` → [`journal`] → `verdict` → `report`; no module reaches
+//! backwards. `docs/architecture.md` has the map.
+
+pub mod cli;
+pub mod clock;
+pub mod exit;
+pub mod fault;
+pub mod journal;
+pub mod labels;
+pub mod plan;
+pub mod scenario;

@@ -1,0 +1,204 @@
+//! The plan as data.
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::scenario::types::{AbortIf, Dur, EnvironmentSpec, Limits, Objective, Probe, SteadyState, Step, Target, UndoPolicy, Vantage};
+
+/// The version of the plan's format; a plan of another version is refused.
+pub const PLAN_VERSION: u32 = 1;
+
+/// What a drill will do, on which cluster, to what.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// [`PLAN_VERSION`].
+    pub version: u32,
+    /// The scenario's name.
+    pub name: String,
+    /// Its summary.
+    pub summary: String,
+    /// SHA-256 (hex) of the scenario's text.
+    pub scenario_sha256: String,
+    /// The values of its parameters in this plan.
+    pub parameters: IndexMap<String, String>,
+    /// The environment's name.
+    pub environment: String,
+    /// The environment.
+    pub place: EnvironmentSpec,
+    /// The uid of the cluster's kube-system namespace.
+    pub cluster_uid: String,
+    /// The kubeconfig's context or server, for people.
+    pub cluster_name: String,
+    /// Everything random in the drill comes from this.
+    pub seed: u64,
+    /// Limits.
+    pub limits: Limits,
+    /// Targets by name, as resolved when the plan was made. They are resolved again at each inject.
+    pub targets: BTreeMap<String, ResolvedTarget>,
+    /// Probes by name.
+    pub probes: IndexMap<String, PlannedProbe>,
+    /// Steady state.
+    pub steady_state: Option<SteadyState>,
+    /// Steps in order, parallel ones nested.
+    pub steps: Vec<PlannedStep>,
+    /// Objectives in order.
+    pub objectives: Vec<PlannedObjective>,
+    /// Abort conditions.
+    pub abort_if: Vec<AbortIf>,
+    /// Names of the Leases to take, sorted: one a namespace and node touched.
+    pub leases: Vec<String>,
+    /// Namespaces and nodes that may be changed.
+    pub scope: Scope,
+    /// What a reader must know before agreeing: budgets, irreversible faults, slow probes.
+    pub warnings: Vec<String>,
+    /// The permissions this drill needs.
+    pub rbac: Vec<Permission>,
+    /// How long it should take, without surprises: shortest and longest (by the time limits).
+    pub expected: (Dur, Dur),
+}
+
+/// Namespaces and nodes a drill may change things in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scope {
+    /// Namespaces, sorted.
+    pub namespaces: Vec<String>,
+    /// Nodes, sorted.
+    pub nodes: Vec<String>,
+}
+
+/// A target and what it was resolved to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedTarget {
+    /// As the scenario says it.
+    pub spec: Target,
+    /// All that matches, sorted by name; chosen ones are marked.
+    pub objects: Vec<ResolvedObject>,
+}
+
+impl ResolvedTarget {
+    /// The chosen objects.
+    pub fn chosen(&self) -> impl Iterator<Item = &ResolvedObject> {
+        self.objects.iter().filter(|o| o.chosen)
+    }
+}
+
+/// An object of the cluster as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedObject {
+    /// `Pod`, `Node`, `CronJob` …
+    pub kind: String,
+    /// Namespace, empty for nodes.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// uid.
+    pub uid: String,
+    /// For pods: the node it is on.
+    pub node: String,
+    /// For pods: its controller, `StatefulSet/orders`.
+    pub owner: String,
+    /// For pods: whether it is ready.
+    pub ready: bool,
+    /// Whether it was chosen by the target's mode and the seed.
+    pub chosen: bool,
+}
+
+/// A probe with its defaults filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedProbe {
+    /// The probe.
+    pub spec: Probe,
+    /// Time from one sample's start to the next.
+    pub every: Dur,
+    /// How long one sample may take.
+    pub timeout: Dur,
+    /// Where it is sampled from.
+    pub from: Vantage,
+}
+
+/// A step with its path and what it will touch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedStep {
+    /// `1`, `2`, `3.1` …
+    pub path: String,
+    /// The scenario's name of it, or its kind and number.
+    pub title: String,
+    /// The step. Those of a `parallel` are in `children` and not here again.
+    pub spec: Step,
+    /// For `inject`: the fault's number, from 0 in order of the plan.
+    pub fault: Option<u32>,
+    /// For `inject`: the undo policy.
+    pub undo: Option<UndoPolicy>,
+    /// For `inject`: what will be touched, `Pod shop/orders-0`.
+    pub touches: Vec<String>,
+    /// For `runbook` from a file: the file's text, so that a resumed drill does not depend on it.
+    pub runbook_text: Option<String>,
+    /// The steps of a `parallel`.
+    pub children: Vec<PlannedStep>,
+}
+
+impl Plan {
+    /// All steps that do something, depth first, `parallel` itself left out.
+    pub fn leaf_steps(&self) -> Vec<&PlannedStep> {
+        fn walk<'a>(steps: &'a [PlannedStep], out: &mut Vec<&'a PlannedStep>) {
+            for step in steps {
+                if step.children.is_empty() { out.push(step) } else { walk(&step.children, out) }
+            }
+        }
+        let mut out = Vec::new();
+        walk(&self.steps, &mut out);
+        out
+    }
+
+    /// The step of a path.
+    pub fn step(&self, path: &str) -> Option<&PlannedStep> {
+        fn find<'a>(steps: &'a [PlannedStep], path: &str) -> Option<&'a PlannedStep> {
+            steps.iter().find_map(|s| if s.path == path { Some(s) } else { find(&s.children, path) })
+        }
+        find(&self.steps, path)
+    }
+
+    /// The step a scenario refers to by name.
+    pub fn step_named(&self, name: &str) -> Option<&PlannedStep> {
+        fn find<'a>(steps: &'a [PlannedStep], name: &str) -> Option<&'a PlannedStep> {
+            steps.iter().find_map(|s| if s.title == name { Some(s) } else { find(&s.children, name) })
+        }
+        find(&self.steps, name)
+    }
+}
+
+/// An objective with its name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedObjective {
+    /// What reports call it; unique in the plan.
+    pub name: String,
+    /// The objective.
+    pub spec: Objective,
+}
+
+/// A permission, as a rule of a Role (with a namespace) or of a ClusterRole.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Permission {
+    /// Namespace; none for a ClusterRole.
+    pub namespace: Option<String>,
+    /// API group, empty for the core one.
+    pub group: String,
+    /// Resource, with subresource: `pods/exec`.
+    pub resource: String,
+    /// Verbs, sorted.
+    pub verbs: Vec<String>,
+    /// Only these names, if not empty.
+    pub names: Vec<String>,
+    /// Why.
+    pub because: String,
+}
