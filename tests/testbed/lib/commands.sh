@@ -1,0 +1,252 @@
+# shellcheck shell=bash
+# The commands of `testbed`. Sourced last.
+
+usage() {
+  cat <<'TEXT'
+testbed: a real Kubernetes cluster, with a real database and monitoring, on one bare Linux machine (root).
+
+  testbed build                compile Kubernetes and the rest, make the images; kept in a cache, so quick the second time
+  testbed up [OPTIONS]         start a cluster
+      --nodes N                worker nodes, 1–9, in three zones (default 3)
+      --world NAME             apply a world (a folder under worlds/) and wait for it; may be given more than once
+      --mode full              control plane and nodes (default)
+             apiserver         etcd, API server and controller-manager only: for tests that need no kubelet
+             kwok              control plane and fake nodes, for scale
+      --kwok-nodes N           fake nodes of kwok mode (default 100)
+  testbed load IMAGE.tar…      put images on every node of a running cluster
+  testbed status               what runs, and how much memory it takes
+  testbed env                  shell lines with KUBECONFIG and paths: eval "$(testbed env)"
+  testbed logs [COMPONENT]     list the logs, or print one (apiserver, kubelet-node1, audit …)
+  testbed volume ls|lose|readonly|restore [NAMESPACE/CLAIM]
+                               break a volume of the storage class `fixed` for real, and mend it
+  testbed smoke [PATTERN]      the testbed's own tests, on clusters of their own
+  testbed down                 end the cluster; leaves nothing behind
+  testbed help                 this text
+
+Every command takes --cluster NAME (default main): clusters of different names run beside one another.
+State: ${FIREDRILL_TESTBED_STATE:-/tmp/firedrill-testbed}/NAME; cache: ${XDG_CACHE_HOME:-~/.cache}/firedrill/testbed.
+TEXT
+}
+
+main() {
+  local command=${1:-help} name=main nodes=3 mode=full kwok_nodes=100 worlds=() rest=()
+  shift || true
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --cluster | --nodes | --world | --mode | --kwok-nodes)
+        [ $# -ge 2 ] || die "$1 needs a value (testbed help)"
+        case $1 in
+          --cluster) name=$2 ;;
+          --nodes) nodes=$2 ;;
+          --world) worlds+=("$2") ;;
+          --mode) mode=$2 ;;
+          --kwok-nodes) kwok_nodes=$2 ;;
+        esac
+        shift 2
+        ;;
+      -h | --help) command=help; shift ;;
+      -*) die "unknown option $1 (testbed help)" ;;
+      *) rest+=("$1"); shift ;;
+    esac
+  done
+  case $command in
+    build | up | load | status | env | logs | volume | smoke | down | provisioner)
+      cluster_use "$name"
+      "cmd_$command" "${rest[@]}"
+      ;;
+    help | -h | --help) usage ;;
+    *) die "unknown command '$command' (testbed help)" ;;
+  esac
+}
+
+cmd_build() {
+  preflight_build
+  local start
+  start=$(now_us)
+  TIMINGS=$CACHE/build-timings.tsv
+  say "building what is not in $CACHE"
+  CACHE_CHECK=full tools_build || exit 1
+  CACHE_CHECK=full cluster_images_build || exit 1
+  if declare -F images_build >/dev/null; then CACHE_CHECK=full images_build || exit 1; fi
+  cache_prune
+  say "built in $(seconds_since "$start") s; the cache holds $(du -sh "$CACHE" | cut -f1)"
+}
+
+# What a cluster needs from the cache, and nothing that it does not.
+ensure_built() {
+  case $MODE in
+    apiserver) tools_build etcd kube-apiserver kube-controller-manager kubectl ;;
+    kwok) tools_build etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok ;;
+    full)
+      # shellcheck disable=SC2046
+      tools_build $(tool_names | grep -vx kwok) && cluster_images_build || return 1
+      if declare -F images_build >/dev/null; then images_build; fi
+      ;;
+  esac
+}
+
+cmd_up() {
+  [ $# = 0 ] || die "up takes no argument '$1' (testbed help)"
+  MODE=$mode NODES=$nodes
+  local world start
+  case $MODE in full | apiserver | kwok) ;; *) die "unknown mode '$MODE': full, apiserver or kwok" ;; esac
+  [[ $NODES =~ ^[1-9]$ ]] || die "--nodes must be 1 to $MAX_NODES, not '$NODES'"
+  [[ $kwok_nodes =~ ^[1-9][0-9]{0,3}$ ]] || die "--kwok-nodes must be 1 to 9999, not '$kwok_nodes'"
+  for world in "${worlds[@]}"; do world_check "$world"; done
+  [ ${#worlds[@]} = 0 ] || [ "$MODE" = full ] || die "a world needs nodes: --mode full"
+  [ "$MODE" = full ] || NODES=0
+  preflight_up up
+  start=$(now_us)
+  cluster_lock
+  if cluster_is_up; then die "cluster '$CLUSTER' is up already; end it with: testbed down --cluster $CLUSTER"; fi
+  if [ -f "$STATE/index" ]; then step "clean up after an earlier up" cluster_remove || exit 1; fi
+  rm -rf "$STATE"
+  mkdir -p "$STATE" "$LOG" "$STATE/run" "$STATE/nodes" "$STATE/volumes"
+  # Whatever this process starts carries the mark, so that `down` finds it should this process be killed.
+  export FIREDRILL_TESTBED_DAEMON=$STATE
+  TIMINGS=$STATE/timings.tsv
+  cluster_allocate
+  say "cluster '$CLUSTER' ($MODE), state in $STATE"
+  step "look up what is cached, build the rest" ensure_built || up_failed
+  tools_link "$BIN"
+  echo "$NODES" >"$STATE/nodes.count"
+  step "keys and certificates" pki_control_plane || up_failed
+  step "network" control_network || up_failed
+  if [ "$MODE" = full ]; then step "start $NODES nodes" nodes_start || up_failed; fi
+  step "control plane ready" control_start "$MODE" || up_failed
+  case $MODE in
+    full) up_full ;;
+    kwok) up_kwok "$kwok_nodes" ;;
+  esac
+  for world in "${worlds[@]}"; do
+    step "apply world $world" world_apply "$world" || up_failed
+    step "world $world ready" world_ready "$world" || up_failed
+  done
+  : >"$STATE/complete"
+  say "up in $(seconds_since "$start") s; to use it: eval \"\$($0 env --cluster $CLUSTER)\""
+  timed "up" "$start"
+}
+
+up_failed() { die "cluster '$CLUSTER' did not come up; logs: $LOG; clean up with: testbed down --cluster $CLUSTER"; }
+
+up_full() {
+  step "system objects" apply_filled "$TESTBED_DIR"/cluster/[0-9]*.yaml || up_failed
+  step "images on the nodes" nodes_import_all || up_failed
+  step "nodes ready" nodes_wait || up_failed
+  if declare -F volumes_start >/dev/null; then step "volume provisioner" volumes_start || up_failed; fi
+  step "cluster DNS ready" dns_ready || up_failed
+}
+
+all_images() {
+  cluster_images_list
+  if declare -F images_list >/dev/null; then images_list; fi
+}
+
+nodes_import_all() {
+  local n pids=() rc=0 images
+  mapfile -t images < <(all_images | grep .)
+  for n in $(seq "$NODES"); do
+    (
+      wait_until 30 "the container runtime of node$n (log: $LOG/containerd-node$n.log)" node_run "$n" test -e /run/testbed-runtime-ready &&
+        node_import "$n" "${images[@]}" && node_run "$n" touch /run/testbed-images-ready
+    ) &
+    pids+=($!)
+  done
+  for n in "${pids[@]}"; do wait "$n" || rc=1; done
+  return "$rc"
+}
+
+cmd_load() {
+  local tar n pids=() rc=0
+  [ $# -gt 0 ] || die "load what? testbed load IMAGE.tar…"
+  need_up
+  for tar in "$@"; do [ -f "$tar" ] || die "no image file $tar"; done
+  for n in $(seq "$(node_count)"); do
+    node_import "$n" "$@" &
+    pids+=($!)
+  done
+  for n in "${pids[@]}"; do wait "$n" || rc=1; done
+  [ "$rc" = 0 ] || die "not every node took the image"
+}
+
+need_up() { cluster_is_up || die "cluster '$CLUSTER' is not up; start it with: testbed up --cluster $CLUSTER"; }
+
+cmd_status() {
+  if ! cluster_is_up; then
+    if [ -f "$STATE/index" ]; then die "cluster '$CLUSTER' is half up; end it with: testbed down --cluster $CLUSTER"; fi
+    say "cluster '$CLUSTER' is not up"
+    return 1
+  fi
+  say "cluster '$CLUSTER': API $API, state $STATE, memory $(cluster_memory_mib) MiB"
+  kubectl get nodes --label-columns topology.kubernetes.io/zone
+  kubectl get pods --all-namespaces --output wide 2>/dev/null | head -n 200
+}
+
+# Proportional set sizes of all the cluster's processes: what would be free again without it (but for the page cache).
+cluster_memory_mib() {
+  local n pid
+  {
+    marked_processes
+    for n in $(seq "$(node_count)"); do
+      pid=$(node_pid "$n") || continue
+      node_members "$pid"
+    done
+  } | sort -u | while read -r pid; do awk '/^Pss:/ {print $2}' "/proc/$pid/smaps_rollup" 2>/dev/null; done |
+    awk '{sum += $1} END {printf "%d", sum / 1024}'
+}
+# Every process in a node's pid namespace or below it: those whose chain of pids goes through it.
+node_members() {
+  local depth
+  depth=$(awk '/^NSpid:/ {print NF - 1}' "/proc/$1/status")
+  local ns
+  ns=$(readlink "/proc/$1/ns/pid")
+  for pid in /proc/[0-9]*; do
+    if [ "$(readlink "$pid/ns/pid" 2>/dev/null)" = "$ns" ]; then basename "$pid"; continue; fi
+    # A pod with its own pid namespace below the node's: its uts namespace's parent is not readable, so go by cgroup.
+    if [ "$depth" -ge 2 ] && grep -q "/$CGROUP-node" "$pid/cgroup" 2>/dev/null; then basename "$pid"; fi
+  done
+}
+
+cmd_env() {
+  [ -f "$KUBECONFIG_FILE" ] || die "cluster '$CLUSTER' is not up; start it with: testbed up --cluster $CLUSTER"
+  cat <<SH
+export KUBECONFIG='$KUBECONFIG_FILE'
+export FIREDRILL_TESTBED_CLUSTER='$CLUSTER'
+export FIREDRILL_TESTBED_DIR='$STATE'
+export FIREDRILL_TESTBED_AUDIT_LOG='$LOG/audit.jsonl'
+export PATH='$BIN':"\$PATH"
+SH
+}
+
+cmd_logs() {
+  [ -d "$LOG" ] || die "cluster '$CLUSTER' has no logs (it never was up)"
+  if [ $# = 0 ]; then
+    say "logs of cluster '$CLUSTER' in $LOG:"
+    find "$LOG" -type f -printf '%f\t%s bytes\n' | sort
+    return
+  fi
+  local file
+  for file in "$LOG/$1" "$LOG/$1.log" "$LOG/$1.jsonl"; do
+    if [ -f "$file" ]; then cat "$file"; return; fi
+  done
+  die "no log '$1'; there are: $(find "$LOG" -type f -printf '%f ' | sed 's/\.log//g')"
+}
+
+cmd_smoke() { exec "$TESTBED_DIR/smoke.sh" "$@"; }
+
+cmd_down() {
+  need_root down
+  [ -d "$STATE" ] || { say "cluster '$CLUSTER' is not up"; return 0; }
+  # What a killed `up` left running may hold the lock; end it first, unless its `up` is alive.
+  local owner
+  owner=$(cat "$STATE_ROOT/$CLUSTER.lock" 2>/dev/null)
+  if [ -n "$owner" ] && [ "$owner" != "$$" ] && [ -d "/proc/$owner" ] && grep -qz 'testbed' "/proc/$owner/cmdline" 2>/dev/null; then
+    cluster_lock 0
+  fi
+  kill_marked
+  cluster_lock 30
+  step "end cluster '$CLUSTER'" cluster_remove || die "cluster '$CLUSTER' is not gone completely; run down again"
+  : >"$STATE_ROOT/$CLUSTER.lock"
+}
+
+dns_ready() { kubectl rollout status --namespace kube-system deployment/coredns --timeout 90s >>"$LOG/apply.log"; }

@@ -1,0 +1,48 @@
+# shellcheck shell=bash
+# What must be true of the machine, each said in one line with the way out. Sourced.
+
+# command:package, checked together so that one apt-get line mends all of them
+NEEDED_TO_RUN="containerd:containerd ctr:containerd runc:runc ip:iproute2 nft:nftables conntrack:conntrack socat:socat
+openssl:openssl nsenter:util-linux mkfs.ext4:e2fsprogs losetup:mount flock:util-linux iptables:iptables curl:curl jq:jq"
+NEEDED_TO_BUILD="gcc:gcc tar:tar"
+
+need_packages() {
+  local pair missing=()
+  for pair in $1; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+  done
+  [ "${2:-}" != cni ] || [ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
+  [ ${#missing[@]} = 0 ] || die "missing packages; run: apt-get install -y $(printf '%s\n' "${missing[@]}" | sort -u | tr '\n' ' ')"
+}
+
+need_root() { [ "$(id -u)" = 0 ] || die "must run as root (nodes need namespaces, mounts and links); run: sudo $0 $*"; }
+
+need_go() {
+  local want have
+  command -v go >/dev/null || die "Go is missing; install it (https://go.dev/dl/) so that 'go' is on the PATH"
+  want=$(cat "$TESTBED_DIR"/tools/*/go.mod | awk '$1 == "go" {print $2}' | sort -V | tail -n 1)
+  have=$(go env GOVERSION | sed 's/^go//; s/ .*//')
+  [ "$(printf '%s\n%s\n' "$want" "$have" | sort -V | head -n 1)" = "$want" ] ||
+    die "Go $have is too old: the tools need $want or newer (https://go.dev/dl/)"
+}
+
+# need_disk DIRECTORY GIB WHAT
+need_disk() {
+  local dir=$1 free
+  while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
+  free=$(($(stat -f -c '%a * %S' "$dir" | sed 's/ //g') / 1073741824))
+  [ "$free" -ge "$2" ] || die "too little disk: $1 has $free GiB free, $3 needs $2; make room, or point ${4:-XDG_CACHE_HOME} elsewhere"
+}
+
+preflight_build() {
+  need_packages "$NEEDED_TO_BUILD"
+  need_go
+  need_disk "$CACHE" "${NEED_CACHE_GIB:-8}" "a build"
+}
+
+preflight_up() {
+  need_root "$@"
+  need_packages "$NEEDED_TO_RUN" cni
+  need_disk "$STATE_ROOT" "${NEED_STATE_GIB:-10}" "a cluster" FIREDRILL_TESTBED_STATE
+  [ -r /proc/net/nf_conntrack ] || [ -d /proc/sys/net/netfilter ] || modprobe nf_conntrack 2>/dev/null || true
+}
