@@ -12,4 +12,5 @@ pub mod fault;
 pub mod journal;
 pub mod labels;
 pub mod plan;
+pub mod runbook;
 pub mod scenario;

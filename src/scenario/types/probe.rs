@@ -200,12 +200,15 @@ pub struct DnsProbe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Postgres {
-    /// The Service, `namespace/name` or `namespace/name:port`; default port 5432. One of `service` and `target`.
+    /// The Service, `namespace/name` or `namespace/name:port`; default port 5432. One of `service`, `target` and `runbook`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceRef>,
     /// A target (one pod) to connect to directly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// For a restored copy: a `runbook` step with `runIn.job`; the database runs in the pod made for it, port 5432.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runbook: Option<String>,
     /// The database's name.
     pub database: String,
     /// The Secret with keys `username` and `password`, `namespace/name`.

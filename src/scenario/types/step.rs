@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dur, FaultSpec, ProbeState, one_of};
+use super::{Dur, FaultSpec, ProbeState, Quantity, one_of};
 
 one_of! {
     /// One step of a drill. Exactly one kind is set; a name is needed where something refers to the step.
@@ -103,7 +103,8 @@ pub struct RunIn {
     pub job: Option<RunJob>,
 }
 
-/// A Job made for the runbook. Its blocks run one after another in one pod.
+/// A pod made for the runbook. Its blocks run one after another in it; it stays until the drill disarms, so that what it
+/// restored can be looked at.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RunJob {
@@ -117,6 +118,9 @@ pub struct RunJob {
     /// Claims to mount, `claim:path`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<String>,
+    /// New, empty volumes to mount; they go when the pod goes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub new_volumes: Vec<NewVolume>,
     /// Secrets whose keys become environment variables; their values are masked in all output.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env_from_secrets: Vec<String>,
@@ -129,6 +133,19 @@ pub struct RunJob {
     /// Group id of its files; default the image's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fs_group: Option<i64>,
+}
+
+/// An empty volume made for a runbook's pod.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewVolume {
+    /// Where it is mounted.
+    pub path: String,
+    /// Its size.
+    pub size: Quantity,
+    /// Its StorageClass; default the cluster's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
 }
 
 /// Something a person does.
