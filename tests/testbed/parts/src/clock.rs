@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 /// One instant, by both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Now {
     /// Wall time, microseconds since the Unix epoch, with the clock's offset added.
     pub wall_us: i64,
@@ -30,10 +30,7 @@ impl Clock {
             Err(before) => -micros(before.duration()),
         };
         let mono = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        Now {
-            wall_us: wall.saturating_add(self.offset_us),
-            mono_us: mono.tv_sec * 1_000_000 + mono.tv_nsec / 1_000,
-        }
+        Now { wall_us: wall.saturating_add(self.offset_us), mono_us: mono.tv_sec * 1_000_000 + mono.tv_nsec / 1_000 }
     }
 }
 
@@ -48,14 +45,8 @@ mod tests {
     #[test]
     fn an_offset_moves_wall_time_only() {
         let (honest, lying) = (Clock::default().now(), Clock::with_offset(5_000_000).now());
-        let (wall, mono) = (
-            lying.wall_us - honest.wall_us,
-            lying.mono_us - honest.mono_us,
-        );
-        assert!(
-            (5_000_000..6_000_000).contains(&wall),
-            "wall moved by {wall} us"
-        );
+        let (wall, mono) = (lying.wall_us - honest.wall_us, lying.mono_us - honest.mono_us);
+        assert!((5_000_000..6_000_000).contains(&wall), "wall moved by {wall} us");
         assert!((0..1_000_000).contains(&mono), "mono moved by {mono} us");
     }
 }

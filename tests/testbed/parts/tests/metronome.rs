@@ -1,8 +1,11 @@
 //! The metronome as its users see it: sockets and the control port.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use common::{LIMIT, request};
 use testbed_parts::clock::Clock;
 use testbed_parts::metronome::{Addresses, Entry, Event, Metronome, Options, Planned, Service};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,54 +14,15 @@ use tokio::time::{sleep, timeout};
 
 type Result<T = ()> = anyhow::Result<T>;
 
-const LIMIT: Duration = Duration::from_secs(10);
-
 async fn start(clock: Clock) -> Result<(Metronome, Addresses)> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let metronome = Metronome::start(Options {
-        http: any,
-        tcp: any,
-        control: any,
-        clock,
-    })
-    .await?;
+    let metronome = Metronome::start(Options { http: any, tcp: any, control: any, clock }).await?;
     let addresses = metronome.addresses();
     Ok((metronome, addresses))
 }
 
-/// One request on a connection of its own; status and body.
-async fn request(to: SocketAddr, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
-    let exchange = async {
-        let mut stream = TcpStream::connect(to).await?;
-        let length = if body.is_empty() {
-            String::new()
-        } else {
-            format!("content-length: {}\r\n", body.len())
-        };
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: m\r\nconnection: close\r\ncontent-type: application/json\r\n{length}\r\n{body}"
-        );
-        stream.write_all(head.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let status = answer.split(' ').nth(1).unwrap_or_default().parse()?;
-        let body = answer
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| body.to_owned())
-            .unwrap_or_default();
-        Ok((status, body))
-    };
-    timeout(LIMIT, exchange).await?
-}
-
 async fn schedule(to: &Addresses, outages: &str) -> Result<Vec<Planned>> {
-    let (status, body) = request(
-        to.control,
-        "POST",
-        "/schedule",
-        &format!(r#"{{"outages":[{outages}]}}"#),
-    )
-    .await?;
+    let (status, body) = request(to.control, "POST", "/schedule", &format!(r#"{{"outages":[{outages}]}}"#)).await?;
     anyhow::ensure!(status == 200, "{status}: {body}");
     Ok(serde_json::from_str(&body)?)
 }
@@ -69,10 +33,7 @@ async fn log(to: &Addresses, service: Service, count: usize) -> Result<Vec<Entry
         loop {
             let (_, body) = request(to.control, "GET", "/log", "").await?;
             let entries: Vec<Entry> = serde_json::from_str(&body)?;
-            let entries: Vec<_> = entries
-                .into_iter()
-                .filter(|entry| entry.service == service)
-                .collect();
+            let entries: Vec<_> = entries.into_iter().filter(|entry| entry.service == service).collect();
             if entries.len() >= count {
                 return Ok(entries);
             }
@@ -96,35 +57,19 @@ async fn serves_then_refuses_then_serves_and_the_log_brackets_what_clients_see()
     let before = clock.now().mono_us;
     while clock.now().mono_us < before + 600_000 {
         let sent = clock.now().mono_us;
-        let good =
-            matches!(request(to.http, "GET", "/", "").await, Ok((200, body)) if body == "ok\n");
+        let good = matches!(request(to.http, "GET", "/", "").await, Ok((200, body)) if body == "ok\n");
         seen.push((sent, clock.now().mono_us, good));
         sleep(Duration::from_millis(1)).await;
     }
     let entries = log(&to, Service::Http, 3).await?;
-    assert_eq!(
-        events(&entries),
-        [Event::Opened, Event::Closed, Event::Opened]
-    );
+    assert_eq!(events(&entries), [Event::Opened, Event::Closed, Event::Opened]);
     let (closed, opened) = (&entries[1], &entries[2]);
-    assert!(
-        closed.begin_mono_us <= closed.end_mono_us && closed.end_mono_us < opened.begin_mono_us
-    );
+    assert!(closed.begin_mono_us <= closed.end_mono_us && closed.end_mono_us < opened.begin_mono_us);
     let within = |low: i64, high: i64, good: bool| {
-        let inside: Vec<_> = seen
-            .iter()
-            .filter(|(sent, over, _)| *sent > low && *over < high)
-            .collect();
-        assert!(
-            inside.len() > 5,
-            "only {} attempts between {low} and {high}",
-            inside.len()
-        );
+        let inside: Vec<_> = seen.iter().filter(|(sent, over, _)| *sent > low && *over < high).collect();
+        assert!(inside.len() > 5, "only {} attempts between {low} and {high}", inside.len());
         let wrong = inside.iter().find(|(_, _, answered)| *answered != good);
-        assert!(
-            wrong.is_none(),
-            "{wrong:?} should have been good: {good}; {entries:?}"
-        );
+        assert!(wrong.is_none(), "{wrong:?} should have been good: {good}; {entries:?}");
     };
     within(before, closed.begin_mono_us, true);
     within(closed.end_mono_us, opened.begin_mono_us, false);
@@ -140,29 +85,17 @@ async fn going_down_resets_connections_and_refuses_new_ones() -> Result {
     timeout(LIMIT, kept.read_exact(&mut banner)).await??;
     assert_eq!(&banner, b"220 metronome ready\r\n");
     schedule(&to, r#"{"in_ms":20,"for_ms":60000,"service":"tcp"}"#).await?;
-    let error = timeout(LIMIT, kept.read(&mut banner))
-        .await?
-        .err()
-        .map(|error| error.kind());
+    let error = timeout(LIMIT, kept.read(&mut banner)).await?.err().map(|error| error.kind());
     assert_eq!(error, Some(std::io::ErrorKind::ConnectionReset));
     let entries = log(&to, Service::Tcp, 2).await?;
-    assert_eq!(
-        (entries[1].event, entries[1].connections_reset),
-        (Event::Closed, 1)
-    );
-    let refused = TcpStream::connect(to.tcp)
-        .await
-        .err()
-        .map(|error| error.kind());
+    assert_eq!((entries[1].event, entries[1].connections_reset), (Event::Closed, 1));
+    let refused = TcpStream::connect(to.tcp).await.err().map(|error| error.kind());
     assert_eq!(refused, Some(std::io::ErrorKind::ConnectionRefused));
     // The other port is not concerned, and cancelling brings this one back.
     assert_eq!(request(to.http, "GET", "/", "").await?.0, 200);
     assert_eq!(request(to.control, "DELETE", "/schedule", "").await?.0, 204);
     let entries = log(&to, Service::Tcp, 3).await?;
-    assert_eq!(
-        (entries[2].event, entries[2].planned_us),
-        (Event::Opened, None)
-    );
+    assert_eq!((entries[2].event, entries[2].planned_us), (Event::Opened, None));
     TcpStream::connect(to.tcp).await?;
     metronome.stop().await
 }
@@ -176,10 +109,7 @@ async fn hanging_accepts_and_answers_late() -> Result {
     kept.write_all(get).await?;
     assert!(timeout(LIMIT, kept.read(&mut answer)).await?? > 0);
     schedule(&to, r#"{"in_ms":0,"for_ms":60000,"mode":"hang"}"#).await?;
-    assert_eq!(
-        events(&log(&to, Service::Http, 2).await?),
-        [Event::Opened, Event::Hung]
-    );
+    assert_eq!(events(&log(&to, Service::Http, 2).await?), [Event::Opened, Event::Hung]);
     let mut fresh = TcpStream::connect(to.http).await?;
     for stream in [&mut kept, &mut fresh] {
         stream.write_all(get).await?;
@@ -201,21 +131,10 @@ async fn a_lying_clock_shifts_every_wall_time() -> Result {
     let (metronome, to) = start(lying).await?;
     let down_at = lying.now().wall_us + 50_000;
     let up_at = down_at + 50_000;
-    schedule(
-        &to,
-        &format!(r#"{{"down_at_us":{down_at},"up_at_us":{up_at}}}"#),
-    )
-    .await?;
+    schedule(&to, &format!(r#"{{"down_at_us":{down_at},"up_at_us":{up_at}}}"#)).await?;
     let entries = log(&to, Service::Tcp, 3).await?;
-    assert_eq!(
-        (entries[1].planned_us, entries[2].planned_us),
-        (Some(down_at), Some(up_at))
-    );
-    assert!(
-        entries[1].begin_us >= down_at,
-        "closed at {} before {down_at}",
-        entries[1].begin_us
-    );
+    assert_eq!((entries[1].planned_us, entries[2].planned_us), (Some(down_at), Some(up_at)));
+    assert!(entries[1].begin_us >= down_at, "closed at {} before {down_at}", entries[1].begin_us);
     // By the same machine's monotonic clock, its wall times are off by the offset.
     let now = honest.now();
     let honest_wall = now.wall_us - (now.mono_us - entries[1].begin_mono_us);
@@ -234,15 +153,8 @@ async fn a_schedule_that_makes_no_sense_is_refused() -> Result {
         (r#"{"in_ms":1}"#, "give down_at_us and up_at_us"),
         (r#"{"in_ms":1,"for_ms":1,"colour":"red"}"#, "colour"),
     ] {
-        let refused = schedule(&to, outages)
-            .await
-            .err()
-            .map(|error| error.to_string())
-            .unwrap_or_default();
-        assert!(
-            refused.starts_with('4') && refused.contains(word),
-            "{outages} gave {refused:?}"
-        );
+        let refused = schedule(&to, outages).await.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(refused.starts_with('4') && refused.contains(word), "{outages} gave {refused:?}");
     }
     metronome.stop().await
 }

@@ -28,27 +28,13 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(clock: Clock, log: Arc<Log>, orders: Orders) -> Arc<Self> {
-        Arc::new(Self {
-            clock,
-            log,
-            orders,
-            planned: Mutex::default(),
-        })
+        Arc::new(Self { clock, log, orders, planned: Mutex::default() })
     }
 
     async fn order(&self, make: impl Fn(Service) -> Order) -> Result<(), Refusal> {
         for service in Service::ALL {
-            let gone = |_| {
-                (
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    format!("the {service:?} port has ended\n"),
-                )
-            };
-            self.orders
-                .of(service)
-                .send(make(service))
-                .await
-                .map_err(gone)?;
+            let gone = |_| (StatusCode::INTERNAL_SERVER_ERROR, format!("the {service:?} port has ended\n"));
+            self.orders.of(service).send(make(service)).await.map_err(gone)?;
         }
         Ok(())
     }
@@ -63,11 +49,7 @@ struct Schedule {
     outages: Vec<Outage>,
 }
 
-pub(super) async fn serve(
-    listener: TcpListener,
-    state: Arc<State>,
-    mut stopped: watch::Receiver<bool>,
-) -> anyhow::Result<()> {
+pub(super) async fn serve(listener: TcpListener, state: Arc<State>, mut stopped: watch::Receiver<bool>) -> anyhow::Result<()> {
     let routes = Router::new()
         .route("/schedule", post(add).delete(cancel))
         .route("/log", get(entries))
@@ -84,31 +66,15 @@ pub(super) async fn serve(
     }
 }
 
-async fn add(
-    extract::State(state): Shared,
-    Json(asked): Json<Schedule>,
-) -> Result<Json<Vec<Planned>>, Refusal> {
+async fn add(extract::State(state): Shared, Json(asked): Json<Schedule>) -> Result<Json<Vec<Planned>>, Refusal> {
     let mut planned = state.planned.lock().await;
     let now = state.clock.now();
     planned.retain(|outage| outage.up_at_us >= now.wall_us);
     if planned.len() + asked.outages.len() > WAITING {
-        return Err((
-            StatusCode::BAD_REQUEST,
-            format!("more than {WAITING} outages would wait\n"),
-        ));
+        return Err((StatusCode::BAD_REQUEST, format!("more than {WAITING} outages would wait\n")));
     }
-    let new = schedule::plan(&asked.outages, &planned, now.wall_us)
-        .map_err(|wrong| (StatusCode::BAD_REQUEST, wrong + "\n"))?;
-    state
-        .order(|service| {
-            Order::Add(
-                new.iter()
-                    .copied()
-                    .filter(|outage| outage.concerns(service))
-                    .collect(),
-            )
-        })
-        .await?;
+    let new = schedule::plan(&asked.outages, &planned, now.wall_us).map_err(|wrong| (StatusCode::BAD_REQUEST, wrong + "\n"))?;
+    state.order(|service| Order::Add(new.iter().copied().filter(|outage| outage.concerns(service)).collect())).await?;
     planned.extend_from_slice(&new);
     Ok(Json(new))
 }

@@ -62,36 +62,19 @@ impl Metronome {
         let log = Arc::new(log::Log::default());
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let (http, http_orders) =
-            port::Port::open(Service::Http, options.http, options.clock, log.clone())
-                .with_context(|| format!("failed to listen on {} for HTTP", options.http))?;
-        let (tcp, tcp_orders) =
-            port::Port::open(Service::Tcp, options.tcp, options.clock, log.clone())
-                .with_context(|| format!("failed to listen on {} for TCP", options.tcp))?;
+        let (http, http_orders) = port::Port::open(Service::Http, options.http, options.clock, log.clone())
+            .with_context(|| format!("failed to listen on {} for HTTP", options.http))?;
+        let (tcp, tcp_orders) = port::Port::open(Service::Tcp, options.tcp, options.clock, log.clone())
+            .with_context(|| format!("failed to listen on {} for TCP", options.tcp))?;
         let control = tokio::net::TcpListener::bind(options.control)
             .await
             .with_context(|| format!("failed to listen on {} for control", options.control))?;
-        let addresses = Addresses {
-            http: http.address(),
-            tcp: tcp.address(),
-            control: control.local_addr()?,
-        };
-        let state = control::State::new(
-            options.clock,
-            log,
-            Orders {
-                http: http_orders,
-                tcp: tcp_orders,
-            },
-        );
+        let addresses = Addresses { http: http.address(), tcp: tcp.address(), control: control.local_addr()? };
+        let state = control::State::new(options.clock, log, Orders { http: http_orders, tcp: tcp_orders });
         tasks.spawn(http.run(stopped.clone()));
         tasks.spawn(tcp.run(stopped.clone()));
         tasks.spawn(control::serve(control, state, stopped));
-        Ok(Self {
-            addresses,
-            stop,
-            tasks,
-        })
+        Ok(Self { addresses, stop, tasks })
     }
 
     /// The addresses really listened on.
@@ -118,9 +101,7 @@ impl Metronome {
         self.stop.send_replace(true);
         let mut first = Ok(());
         while let Some(ended) = self.tasks.join_next().await {
-            let ended = ended
-                .context("a task of the metronome failed")
-                .and_then(|result| result);
+            let ended = ended.context("a task of the metronome failed").and_then(|result| result);
             if first.is_ok() {
                 first = ended;
             }

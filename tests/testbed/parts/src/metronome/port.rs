@@ -53,17 +53,9 @@ pub(super) struct Port {
 
 impl Port {
     /// Opens the port and logs that.
-    pub(super) fn open(
-        service: Service,
-        address: SocketAddr,
-        clock: Clock,
-        log: Arc<Log>,
-    ) -> io::Result<(Self, mpsc::Sender<Order>)> {
+    pub(super) fn open(service: Service, address: SocketAddr, clock: Clock, log: Arc<Log>) -> io::Result<(Self, mpsc::Sender<Order>)> {
         let next = bound(address)?;
-        let address = next
-            .local_addr()?
-            .as_socket()
-            .ok_or_else(|| io::Error::other("the socket has no IP address"))?;
+        let address = next.local_addr()?.as_socket().ok_or_else(|| io::Error::other("the socket has no IP address"))?;
         let (send, orders) = mpsc::channel(16);
         let mut port = Self {
             service,
@@ -115,9 +107,7 @@ impl Port {
         match order {
             Order::Add(outages) => {
                 self.waiting.extend(outages);
-                self.waiting
-                    .make_contiguous()
-                    .sort_by_key(|outage| outage.down_at_us);
+                self.waiting.make_contiguous().sort_by_key(|outage| outage.down_at_us);
                 Ok(())
             }
             Order::Cancel => {
@@ -170,12 +160,7 @@ impl Port {
             }
         };
         let bracket = (begin, self.clock.now());
-        self.log.write(
-            (event, self.service, self.address.port()),
-            Some(outage.down_at_us),
-            bracket,
-            reset,
-        );
+        self.log.write((event, self.service, self.address.port()), Some(outage.down_at_us), bracket, reset);
     }
 
     fn come_up(&mut self, mode: Mode, planned_us: Option<i64>) -> io::Result<()> {
@@ -185,12 +170,7 @@ impl Port {
                 let begin = self.clock.now();
                 self.answering.send_replace(true);
                 let bracket = (begin, self.clock.now());
-                self.log.write(
-                    (Event::Answering, self.service, self.address.port()),
-                    planned_us,
-                    bracket,
-                    0,
-                );
+                self.log.write((Event::Answering, self.service, self.address.port()), planned_us, bracket, 0);
                 Ok(())
             }
         }
@@ -200,12 +180,7 @@ impl Port {
         let begin = self.clock.now();
         self.next.listen(BACKLOG)?;
         let bracket = (begin, self.clock.now());
-        self.log.write(
-            (Event::Opened, self.service, self.address.port()),
-            planned_us,
-            bracket,
-            0,
-        );
+        self.log.write((Event::Opened, self.service, self.address.port()), planned_us, bracket, 0);
         let listening = std::mem::replace(&mut self.next, bound(self.address)?);
         self.listener = Some(TcpListener::from_std(listening.into())?);
         Ok(())
@@ -277,22 +252,14 @@ impl Connection {
             };
             let request = String::from_utf8_lossy(&head[..end]).to_ascii_lowercase();
             head.drain(..end);
-            let body = if request.starts_with("head ") {
-                ""
-            } else {
-                "ok\n"
-            };
+            let body = if request.starts_with("head ") { "" } else { "ok\n" };
             // A body would be taken for the next request.
-            let bad = request.contains("\r\ncontent-length: ")
-                || request.contains("\r\ntransfer-encoding:");
-            let last = bad
-                || request.contains("\r\nconnection: close")
-                || request.contains(" http/1.0\r\n");
+            let bad = request.contains("\r\ncontent-length: ") || request.contains("\r\ntransfer-encoding:");
+            let last = bad || request.contains("\r\nconnection: close") || request.contains(" http/1.0\r\n");
             let status = if bad { "400 Bad Request" } else { "200 OK" };
             let connection = if last { "close" } else { "keep-alive" };
-            let answer = format!(
-                "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: 3\r\nconnection: {connection}\r\n\r\n{body}"
-            );
+            let answer =
+                format!("HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: 3\r\nconnection: {connection}\r\n\r\n{body}");
             self.answer(answer.as_bytes()).await?;
             if last {
                 return Ok(());
@@ -330,18 +297,10 @@ impl Connection {
     /// when turning it off has returned.
     async fn answer(&mut self, answer: &[u8]) -> io::Result<()> {
         let gone = |_| io::Error::from(io::ErrorKind::NotConnected);
-        let held = self
-            .answering
-            .wait_for(|answering| *answering)
-            .await
-            .map_err(gone)?;
+        let held = self.answering.wait_for(|answering| *answering).await.map_err(gone)?;
         let written = self.stream.try_write(answer)?;
         drop(held);
         // Answers are small and the client reads them: a full buffer means a client that does not.
-        if written == answer.len() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::WriteZero.into())
-        }
+        if written == answer.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 }
