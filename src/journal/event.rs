@@ -88,6 +88,11 @@ pub enum Event {
         /// Pod, `namespace/name`.
         pod: String,
     },
+    /// All observers and helpers are in their places and all probes are being sampled.
+    ArmingDone {
+        /// When.
+        at: Stamp,
+    },
     /// The steady state was looked at.
     SteadyState {
         /// Before the first step or after the reverts.
@@ -248,6 +253,11 @@ pub enum Event {
         /// When.
         at: Stamp,
     },
+    /// Ledgers and backups have been read and sampling has ended.
+    ReadingsDone {
+        /// When.
+        at: Stamp,
+    },
     /// Observers, helpers, Leases and the like are removed.
     Disarmed {
         /// What is left, empty when clean.
@@ -263,10 +273,33 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether this event must be in the in-cluster record before the drill goes on: all that resume and revert need.
-    /// Probe runs and readings stay in the file alone.
+    /// Whether this event belongs into the in-cluster record: all that resume and revert need. Probe runs and readings
+    /// stay in the file alone.
     pub fn for_record(&self) -> bool {
         !matches!(self, Self::Run(_) | Self::Alert(_) | Self::Reading { .. } | Self::ClockLinked { .. } | Self::Note { .. })
+    }
+
+    /// Whether the drill may go on only once this event is on the disk *and* in the in-cluster record. All others are
+    /// written at once, and synced and recorded with the next one that is.
+    pub fn must_be_durable(&self) -> bool {
+        matches!(self, Self::Started { .. } | Self::Resumed { .. } | Self::Intent { .. })
+    }
+
+    /// Whether this event is worth a sync and an attempt at the in-cluster record right away, without which the drill
+    /// goes on all the same: a revert must not wait for its book-keeping.
+    pub fn should_be_durable(&self) -> bool {
+        matches!(
+            self,
+            Self::Injected { .. }
+                | Self::InjectFailed { .. }
+                | Self::RevertIntent { .. }
+                | Self::Reverted { .. }
+                | Self::Gone { .. }
+                | Self::StepEnded { .. }
+                | Self::AbortRequested { .. }
+                | Self::StepsEnded { .. }
+                | Self::Ended { .. }
+        )
     }
 }
 

@@ -1,0 +1,119 @@
+//! The journal as the drill's tasks hold it.
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, broadcast};
+
+use super::{Event, JournalError, Log, Record, RecordStore};
+use crate::clock::Clock;
+
+/// Called with every record once it is written, in order, under the journal's lock: keep it short.
+pub type Listener = Box<dyn Fn(&Record) + Send + Sync>;
+
+/// How many records a slow display may lag behind before it is told that it missed some.
+const DISPLAY_BACKLOG: usize = 4096;
+
+/// A handle on the drill's journal. Cheap to clone; all clones write to the same file and record.
+#[derive(Clone)]
+pub struct Journal {
+    inner: Arc<Mutex<Inner>>,
+    clock: Clock,
+    feed: broadcast::Sender<Record>,
+}
+
+struct Inner {
+    log: Log,
+    store: Option<RecordStore>,
+    listener: Listener,
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Journal").field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+impl Journal {
+    /// A journal over a file and, unless this is a test without a cluster, the in-cluster record.
+    pub fn new(log: Log, store: Option<RecordStore>, clock: Clock, listener: Listener) -> Self {
+        let (feed, _) = broadcast::channel(DISPLAY_BACKLOG);
+        Self { inner: Arc::new(Mutex::new(Inner { log, store, listener })), clock, feed }
+    }
+
+    /// Appends an event. Returns once it is as durable as its kind demands.
+    ///
+    /// # Errors
+    /// The file cannot be written; or, for an event that must be durable, the in-cluster record cannot be written;
+    /// or another runner has taken the drill over ([`JournalError::Fenced`]).
+    pub async fn append(&self, event: Event) -> Result<Record, JournalError> {
+        let mut inner = self.inner.lock().await;
+        let (must, should, for_record) = (event.must_be_durable(), event.should_be_durable(), event.for_record());
+        let at = self.clock.now();
+        let (record, line) = inner.log.append(at, event)?;
+        if for_record && let Some(store) = &mut inner.store {
+            store.push(line);
+        }
+        if must || should {
+            inner.log.sync()?;
+            let head = inner.log.tail().clone();
+            if let Some(store) = &mut inner.store {
+                match store.flush(&head).await {
+                    Err(JournalError::Fenced { drill }) => return Err(JournalError::Fenced { drill }),
+                    Err(error) if must => return Err(error),
+                    // What should but need not be recorded goes along with the next flush.
+                    Err(error) => tracing::warn!(%error, "the in-cluster record lags behind"),
+                    Ok(()) => {}
+                }
+            }
+        }
+        (inner.listener)(&record);
+        // No display attached is fine.
+        let _ = self.feed.send(record.clone());
+        Ok(record)
+    }
+
+    /// Syncs the file and writes the in-cluster record.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub async fn flush(&self) -> Result<(), JournalError> {
+        let mut inner = self.inner.lock().await;
+        inner.log.sync()?;
+        let head = inner.log.tail().clone();
+        match &mut inner.store {
+            Some(store) => store.flush(&head).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes the in-cluster record: the drill is over and clean.
+    ///
+    /// # Errors
+    /// The API server does not do it.
+    pub async fn delete_record(&self) -> Result<(), JournalError> {
+        match &mut self.inner.lock().await.store {
+            Some(store) => store.delete().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets the in-cluster record: this runner has been fenced off and must not write there any more.
+    pub async fn detach_record(&self) {
+        self.inner.lock().await.store = None;
+    }
+
+    /// The hash of the last line, for people to write down.
+    pub async fn head(&self) -> String {
+        self.inner.lock().await.log.tail().head.clone()
+    }
+
+    /// The runner's clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// All records from now on, for a display.
+    pub fn subscribe(&self) -> broadcast::Receiver<Record> {
+        self.feed.subscribe()
+    }
+}
