@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod exit;
 pub mod fault;
 pub mod journal;
@@ -14,3 +15,4 @@ pub mod labels;
 pub mod plan;
 pub mod runbook;
 pub mod scenario;
+pub mod selector;
