@@ -48,7 +48,7 @@ node_run() {
   local pid
   pid=$(node_pid "$1") || return 1
   shift
-  nsenter --target "$pid" --mount --pid --net --uts --ipc --root --wd=/ -- "$@"
+  nsenter --target "$pid" --mount --pid --net --uts --ipc --root --wd -- "$@"
 }
 node_count() { cat "$STATE/nodes.count" 2>/dev/null || echo 0; }
 

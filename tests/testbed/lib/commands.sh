@@ -160,6 +160,7 @@ cmd_load() {
   local tar n pids=() rc=0
   [ $# -gt 0 ] || die "load what? testbed load IMAGE.tar…"
   need_up
+  [ "$(node_count)" != 0 ] || die "cluster '$CLUSTER' has no nodes to put images on"
   for tar in "$@"; do [ -f "$tar" ] || die "no image file $tar"; done
   for n in $(seq "$(node_count)"); do
     node_import "$n" "$@" &
