@@ -7,6 +7,14 @@ TESTBED_DIR=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd -P)
 . "$TESTBED_DIR/smoke/lib.sh" || exit 1
 
 pattern=${1:-}
+# The judge is judged first: a test whose second command of three fails must fail.
+broken_test() { true; false; true; }
+check "the judge" 5 broken_test >/dev/null
+if [ "$FAILED" != 1 ]; then
+  echo "the harness passes a failing test"
+  exit 1
+fi
+FAILED=0
 trap 'end_all_clusters; rm -rf "$SCRATCH"' EXIT
 trap 'exit 130' INT TERM
 end_all_clusters

@@ -110,6 +110,7 @@ cmd_up() {
   step "look up what is cached, build the rest" ensure_built || up_failed
   tools_link "$BIN"
   echo "$NODES" >"$STATE/nodes.count"
+  if [ "$MODE" = full ]; then step "unpacked images, for all nodes" attach_images || up_failed; fi
   step "keys and certificates" pki_control_plane || up_failed
   step "network" control_network || up_failed
   if [ "$MODE" = full ]; then step "start $NODES nodes" nodes_start || up_failed; fi
@@ -142,9 +143,11 @@ all_images() {
   if declare -F images_list >/dev/null; then images_list; fi
 }
 
+attach_images() { store_attach >"$STATE/images.device"; }
+
 nodes_import_all() {
   local n pids=() rc=0 images
-  mapfile -t images < <(all_images | grep .)
+  mapfile -t images < <(all_images | grep . | small_tars)
   for n in $(seq "$NODES"); do
     (
       wait_until 30 "the container runtime of node$n (log: $LOG/containerd-node$n.log)" node_run "$n" test -e /run/testbed-runtime-ready &&

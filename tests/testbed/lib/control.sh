@@ -52,6 +52,8 @@ control_controller_manager() {
     --node-monitor-grace-period 8s --node-monitor-period 1s
     # A lost zone is evicted as quickly as a lost node (production: 0.1 a second, and slower still for a large outage).
     --node-eviction-rate 10 --secondary-node-eviction-rate 10
+    # Defaults (20 a second) would take minutes over the thousands of pods of kwok mode.
+    --kube-api-qps 500 --kube-api-burst 1000
     --profiling=false
   )
   daemon controller-manager "$BIN/kube-controller-manager" "${args[@]}"
@@ -59,7 +61,8 @@ control_controller_manager() {
 
 control_scheduler() {
   daemon scheduler "$BIN/kube-scheduler" --kubeconfig "$PKI/scheduler.kubeconfig" --authentication-kubeconfig "$PKI/scheduler.kubeconfig" \
-    --authorization-kubeconfig "$PKI/scheduler.kubeconfig" --bind-address "$GATEWAY" --leader-elect=false --profiling=false
+    --authorization-kubeconfig "$PKI/scheduler.kubeconfig" --bind-address "$GATEWAY" --leader-elect=false --profiling=false \
+    --kube-api-qps 500 --kube-api-burst 1000
 }
 
 api_ready() { curl -sf --cacert "$PKI/ca.crt" --cert "$PKI/admin.crt" --key "$PKI/admin.key" --max-time 2 "$API/readyz"; }

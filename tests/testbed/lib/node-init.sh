@@ -58,11 +58,29 @@ build_root() {
     if [ -f "$root/proc/sys/$name" ]; then mount --bind "$root/opt/testbed/sysctl/${name//\//.}" "$root/proc/sys/$name"; fi
   done
 
+  if [ -n "$IMAGE_STORE" ]; then use_image_store "$root"; fi
+
   cd "$root"
   pivot_root . old
   umount --lazy /old
   rmdir /old
   mount --make-rshared /
+}
+
+# The images that all nodes share (store.sh): snapshots and blobs stay where they are, read-only; the two small databases
+# that name them are copied, for the node adds its own to them.
+use_image_store() {
+  local store=$1/opt/testbed/images to=$1/var/lib/containerd plugin dir
+  mkdir -p "$store" "$1/var/lib/testbed"
+  mount -o ro,noatime "$IMAGE_STORE" "$store"
+  plugin=io.containerd.snapshotter.v1.overlayfs
+  for dir in "$store/$plugin"/snapshots/*/; do bind_read_only "$dir" "$to/$plugin/snapshots/$(basename "$dir")"; done
+  cp "$store/$plugin/metadata.db" "$to/$plugin/"
+  mkdir -p "$to/io.containerd.metadata.v1.bolt"
+  cp "$store/io.containerd.metadata.v1.bolt/meta.db" "$to/io.containerd.metadata.v1.bolt/"
+  plugin=io.containerd.content.v1.content
+  mkdir -p "$to/$plugin" "$1/var/lib/testbed"/content{,-work}
+  mount -t overlay overlay -o "lowerdir=$store/$plugin,upperdir=$1/var/lib/testbed/content,workdir=$1/var/lib/testbed/content-work" "$to/$plugin"
 }
 
 bind_read_only() { # FROM TO [SUBDIRECTORY]

@@ -42,6 +42,7 @@ PKI='$PKI'
 BIN='$BIN'
 LOG='$LOG'
 TESTBED_DIR='$TESTBED_DIR'
+IMAGE_STORE=$(cat "$STATE/images.device" 2>/dev/null)
 ROUTES="$(for m in $(seq "$NODES"); do [ "$m" = "$n" ] || printf '%s=%s ' "$(node_pod_cidr "$m")" "$(node_ip "$m")"; done)"
 SH
 }

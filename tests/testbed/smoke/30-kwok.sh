@@ -19,7 +19,7 @@ kwok_runs_pods() {
 
 kwok_deletes_pods() {
   use smoke-kwok
-  kubectl delete deployment many --cascade foreground --timeout 100s
+  kubectl delete deployment many --cascade=foreground --timeout 100s
   equal "$(kubectl get pods --output name | wc -l)" 0
 }
 

@@ -8,6 +8,8 @@
 
 TESTBED=$TESTBED_DIR/testbed
 PASSED=0
+# shellcheck disable=SC2034
+LAST=0 # exit code of the last test
 FAILED=0
 SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/firedrill-smoke.XXXXXX")
 SMOKE_LOGS=${SMOKE_LOGS:-$SCRATCH}
@@ -20,7 +22,7 @@ check() {
   local name=$1 limit=$2 function=$3 log start rc=0 watchdog
   log=$SMOKE_LOGS/$function.log
   start=$(now_us)
-  # A shell of its own, not an `if`: inside a condition bash ignores `set -e`.
+  # Never call `check` (or what calls it) inside a condition: there bash ignores `set -e`, in every subshell too.
   (
     trap - EXIT INT TERM
     set -eEx
@@ -44,14 +46,17 @@ check() {
   else
     FAILED=$((FAILED + 1))
     printf 'FAILED - %s (%s s); the end of its log:\n' "$name" "$(seconds_since "$start")"
-    tail -n 25 "$log" | sed 's/^/    /'
+    grep -vE '^\++ (local |use |cluster_|\[ |[A-Z_]+=|export |.*now_us|.*EPOCHREALTIME|printf %s|sleep 0\.1)' "$log" | tail -n 20 | cut -c 1-400 | sed 's/^/    /'
   fi
+  # shellcheck disable=SC2034
+  LAST=$rc
 }
 
-kill_tree() {
-  local child
-  for child in $(pgrep -P "$1"); do kill_tree "$child"; done
+kill_tree() { # the parent first: else it would go on with its next command
+  local children child
+  children=$(pgrep -P "$1")
   kill -KILL "$1" 2>/dev/null
+  for child in $children; do kill_tree "$child"; done
 }
 
 # ---- assertions: each says what it found ----------------------------------------------------------------------------
@@ -87,9 +92,8 @@ end_all_clusters() {
 
 # inventory: everything on the machine that a cluster makes, but for that of clusters that are no smoke test's, which
 # may come and go meanwhile. Two of them must be equal before `up` and after `down`.
-inventory() {
-  local others
-  set +e # sections may be empty
+inventory() (
+  set +ex # sections may be empty; a subshell, so that the caller's options stay
   others=$(for dir in "$STATE_ROOT"/*/; do
     if [ ! -f "$dir/index" ] || [[ $(basename "$dir") == smoke* ]]; then continue; fi
     i=$(cat "$dir/index")
@@ -111,7 +115,8 @@ inventory() {
     echo "== directories"
     stat -c '%n %Y' /etc/cni /etc/cni/net.d /opt/cni /var/lib/kubelet /var/lib/containerd /var/lib/cni /run/containerd /var/log/pods /var/log/containers /run/netns 2>/dev/null
   } | grep -vE "${others:-no others}NOTHING" | sort
-}
+  true
+)
 same_inventory() { diff "$1" <(inventory); }
 
 # smoke_cluster: the full cluster that most tests share, brought up by whoever comes first; with the shop world, so that
@@ -121,6 +126,6 @@ smoke_cluster() {
   if cluster_is_up; then return; fi
   inventory >"$SCRATCH/inventory"
   local world=()
-  if [ -d "$TESTBED_DIR/worlds/shop" ] && [ -z "${SMOKE_NO_WORLD:-}" ]; then world=(--world shop); fi
+  if [ -f "$TESTBED_DIR/worlds/shop/ready.sh" ] && [ -z "${SMOKE_NO_WORLD:-}" ]; then world=(--world shop); fi
   "$TESTBED" up --cluster smoke "${world[@]}"
 }
