@@ -152,7 +152,7 @@ volume_list() {
       state=ok
       if [ "$(stat -c %s "$file")" = 0 ]; then
         state=lost
-      elif node_run "$(volume_node "$name")" awk -v m="/volumes/$name" '$2 == m {print $4}' /proc/mounts | grep -qE '(^|,)(ro|emergency_ro)(,|$)'; then
+      elif node_run "$(volume_node "$name")" awk -v m="/volumes/$name" '$2 == m {print $4}' /proc/mounts | grep -E "(^|,)(ro|emergency_ro)(,|$)" >/dev/null; then
         state=read-only
       fi
       printf '%-50s %-30s %-6s %-8s %s\n' "$name" "$claim" "node$(volume_node "$name")" "$size" "$state"
