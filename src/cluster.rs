@@ -27,6 +27,8 @@ pub const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long a watch may last, in seconds, before the server ends it and it is opened anew: what bounds the time in which
 /// a watch whose peer is gone goes unnoticed.
 pub const WATCH_SECS: u32 = 25;
+/// The reason given where discovery does not find a kind.
+const MISSING_KIND: &str = "MissingKind";
 /// How many objects a page of a list has.
 const PAGE: u32 = 500;
 
@@ -112,6 +114,7 @@ impl ClusterError {
     pub fn call(what: impl Into<String>, error: &kube::Error) -> Self {
         let (code, reason) = match error {
             kube::Error::Api(status) => (Some(status.code), status.reason.clone()),
+            kube::Error::Discovery(_) => (None, MISSING_KIND.to_owned()),
             _ => (None, String::new()),
         };
         Self::Call { what: what.into(), code, reason, why: why(error) }
@@ -140,9 +143,14 @@ impl ClusterError {
         self.code() == Some(403)
     }
 
+    /// The API server has no such kind.
+    pub fn is_missing_kind(&self) -> bool {
+        matches!(self, Self::Call { code: None, reason, .. } if reason == MISSING_KIND)
+    }
+
     /// It is not known whether the call was carried out: no answer came.
-    pub const fn is_unknown(&self) -> bool {
-        matches!(self, Self::TimedOut { .. } | Self::Call { code: None, .. })
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Call { code: None, .. }) && !self.is_missing_kind()
     }
 }
 

@@ -3,8 +3,23 @@
 //! A plan is data: what each step will touch, checked against limits, labels and budgets. It is all that the engine needs to
 //! run, resume and revert a drill, so it is the first record of every journal.
 //!
-//! **Architecture invariant:** planning is pure (`fn plan(&Scenario, &Environment, &Snapshot)`); only [`snapshot`](self) does I/O, and it only reads.
+//! **Architecture invariant:** planning is pure ([`make`] is a function of its [`Inputs`]); only [`snapshot`] and what
+//! calls it ([`recheck`], [`resolve::fresh`]) do I/O, and they only read.
 
+mod expected;
+pub mod guard;
+pub mod kinds;
+mod make;
+pub mod rbac;
+mod recheck;
+pub mod resolve;
+pub mod seen;
+pub mod snapshot;
 mod types;
+pub mod wants;
 
+pub use guard::Touched;
+pub use kinds::not_built;
+pub use make::{Inputs, Refused, make};
+pub use recheck::{Rechecked, recheck};
 pub use types::*;

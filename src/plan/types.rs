@@ -76,9 +76,15 @@ pub struct Scope {
 pub struct ResolvedTarget {
     /// As the scenario says it.
     pub spec: Target,
-    /// All that matches, sorted by name; chosen ones are marked.
+    /// How many objects match.
+    pub matched: u32,
+    /// What matches, sorted by name; chosen ones are marked. Of those not chosen at most [`SHOWN_UNCHOSEN`] are kept: a
+    /// plan must fit into a record in the cluster whatever a selector matches.
     pub objects: Vec<ResolvedObject>,
 }
+
+/// How many objects that match and were not chosen a plan keeps.
+pub const SHOWN_UNCHOSEN: usize = 200;
 
 impl ResolvedTarget {
     /// The chosen objects.
@@ -101,7 +107,7 @@ pub struct ResolvedObject {
     pub uid: String,
     /// For pods: the node it is on.
     pub node: String,
-    /// For pods: its controller, `StatefulSet/orders`.
+    /// For pods: its lasting controller by name, `StatefulSet/orders`, `Deployment/web`.
     pub owner: String,
     /// For pods: whether it is ready.
     pub ready: bool,

@@ -1,0 +1,303 @@
+//! What may not be broken. Asked when the plan is made and again at each inject, of the same facts read anew.
+//!
+//! - A fault changes things only in namespaces, and nodes, whose owners put the label `firedrill.dev/drills=allowed` on
+//!   them; so does a runbook, and a probe that writes. System namespaces and firedrill's own are refused whatever their labels.
+//! - A fault on pods needs their namespace's label and not their node's, even where a node helper does it: the helper
+//!   acts on the processes of these pods alone, runs in firedrill's own namespace, and whether privileged helpers may be
+//!   placed at all is said by the environment (`firedrill.nodeHelpers`) and by the cluster's own admission. A fault on
+//!   a node needs that node's label.
+//! - The limits count what is distinct over the whole drill. Scaling down counts the pods that go.
+//! - A PodDisruptionBudget is asked for each fault: all pods of it that the fault breaks go at once, and a budget whose
+//!   status is older than its spec allows nothing, as the eviction API has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::core::SelectorExt as _;
+
+use super::{
+    kinds::{self, Breaks},
+    resolve,
+    seen::{NamedKind, Snapshot},
+    types::{ResolvedObject, ResolvedTarget},
+};
+use crate::{
+    fault::Undo,
+    labels,
+    scenario::types::{BudgetPolicy, EnvironmentSpec, FaultSpec, Limits},
+};
+
+/// What the faults of a drill have broken so far, by uid.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Pods.
+    pub pods: BTreeSet<String>,
+    /// Nodes.
+    pub nodes: BTreeSet<String>,
+    /// Volumes.
+    pub volumes: BTreeSet<String>,
+    /// Other objects.
+    pub objects: BTreeSet<String>,
+    /// Pods that scaling a workload down takes away, by the workload's uid.
+    pub scaled_away: BTreeMap<String, u32>,
+}
+
+impl Touched {
+    /// Adds what an intent of the journal says: how a resumed drill knows. Objects are kind and uid.
+    pub fn add_intent<'a>(&mut self, undo: &Undo, objects: impl IntoIterator<Item = (&'a str, &'a str)>) {
+        for (kind, uid) in objects {
+            self.add(kind, uid);
+        }
+        if let Undo::Scale { uid, before, set, .. } = undo {
+            self.scaled_away.insert(uid.clone(), u32::try_from(before.saturating_sub(*set)).unwrap_or(0));
+        }
+    }
+
+    fn add(&mut self, kind: &str, uid: &str) {
+        let set = match kind {
+            "Pod" => &mut self.pods,
+            "Node" => &mut self.nodes,
+            "PersistentVolumeClaim" => &mut self.volumes,
+            _ => &mut self.objects,
+        };
+        set.insert(uid.to_owned());
+    }
+
+    /// Pods in all.
+    pub fn pod_count(&self) -> u32 {
+        self.scaled_away.values().fold(count(&self.pods), |sum, n| sum.saturating_add(*n))
+    }
+
+    /// Nodes in all.
+    pub fn node_count(&self) -> u32 {
+        count(&self.nodes)
+    }
+
+    /// Volumes in all.
+    pub fn volume_count(&self) -> u32 {
+        count(&self.volumes)
+    }
+
+    /// Other objects in all.
+    pub fn object_count(&self) -> u32 {
+        count(&self.objects)
+    }
+}
+
+fn count(set: &BTreeSet<String>) -> u32 {
+    u32::try_from(set.len()).unwrap_or(u32::MAX)
+}
+
+/// A fault that is about to be planned or injected, and the target it is meant for as it resolves now.
+#[derive(Debug, Clone, Copy)]
+pub struct FaultOn<'a> {
+    /// The step's name, for messages.
+    pub step: &'a str,
+    /// The fault.
+    pub spec: &'a FaultSpec,
+    /// The target's name.
+    pub target_name: &'a str,
+    /// The target as resolved.
+    pub target: &'a ResolvedTarget,
+}
+
+/// What the guards found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Why not. Empty: it may be done.
+    pub refusals: Vec<String>,
+    /// What a reader should know.
+    pub warnings: Vec<String>,
+}
+
+/// Checks a fault against everything but the limits, adds what it would break to `touched`, and checks the limits on that.
+pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snapshot: &Snapshot, touched: &mut Touched) -> Findings {
+    let mut found = Findings::default();
+    let FaultOn { step, spec, target_name, target } = fault;
+    let Some(view) = kinds::fault(spec) else {
+        found.refusals.push(format!("step `{step}`: its fault must have exactly one kind"));
+        return found;
+    };
+    counts(target_name, target, &mut found);
+    if target.matched == 0 {
+        found.refusals.push(format!("step `{step}`: target `{target_name}` ({}) matches nothing", describe(target)));
+    }
+    if view.helper && !place.firedrill.node_helpers {
+        let kind = view.kind;
+        found.refusals.push(format!(
+            "step `{step}`: `{kind}` needs a node helper, and the environment says `nodeHelpers: false`: allow it, or use `podKill`"
+        ));
+    }
+    for object in target.chosen() {
+        if !view.accepts.contains(&object.kind.as_str()) {
+            found.refusals.push(format!(
+                "step `{step}`: `{}` cannot act on {}, only on {}",
+                view.kind,
+                called(object),
+                view.accepts.join(" or ")
+            ));
+            break;
+        }
+    }
+    for namespace in target.chosen().map(|o| o.namespace.as_str()).filter(|n| !n.is_empty()).collect::<BTreeSet<_>>() {
+        found.refusals.extend(namespace_refusal(&format!("step `{step}`"), namespace, place, snapshot));
+    }
+    for node in target.chosen().filter(|o| o.kind == "Node") {
+        found.refusals.extend(node_refusal(step, &node.name, snapshot));
+    }
+    if view.breaks == Breaks::Pods {
+        budgets(limits.budgets, step, target, snapshot, &mut found);
+    }
+    let unready = target.chosen().filter(|o| o.kind == "Pod" && !o.ready).map(|o| o.name.as_str()).collect::<Vec<_>>();
+    if !unready.is_empty() {
+        found.warnings.push(format!("step `{step}`: not ready now, so that breaking it may prove nothing: {}", some(&unready)));
+    }
+    for object in target.chosen() {
+        touched.add(&object.kind, &object.uid);
+        if let Some(scale) = &spec.scale
+            && let Some(replicas) = workload_replicas(object, snapshot)
+        {
+            touched.scaled_away.insert(object.uid.clone(), replicas.saturating_sub(scale.replicas));
+            if replicas == scale.replicas {
+                found
+                    .refusals
+                    .push(format!("step `{step}`: {} already has {replicas} replicas: scaling it would change nothing", called(object)));
+            }
+        }
+        if spec.cut_backup_job.as_ref().is_some_and(|cut| cut.how == crate::scenario::types::CutHow::Suspend)
+            && snapshot.object(NamedKind::CronJob, &object.namespace, &object.name).is_some_and(|o| o.suspended)
+        {
+            found.refusals.push(format!("step `{step}`: {} is suspended already: suspending it would change nothing", called(object)));
+        }
+    }
+    found.refusals.extend(over_limits(limits, touched).into_iter().map(|why| format!("step `{step}`: {why}")));
+    found
+}
+
+/// What `expect` and `mode` say against what matches.
+pub fn counts(name: &str, target: &ResolvedTarget, found: &mut Findings) {
+    let matched = target.matched;
+    if let Some(expect) = target.spec.expect
+        && expect != matched
+    {
+        let names: Vec<&str> = target.objects.iter().map(|o| o.name.as_str()).collect();
+        let which = if names.is_empty() { String::new() } else { format!(" ({})", some(&names)) };
+        found.refusals.push(format!("target `{name}` ({}) expects {expect} and matches {matched}{which}", describe(target)));
+    }
+    if matched > 0 && resolve::wanted(target.spec.mode, matched as usize).is_none() {
+        found.refusals.push(format!("target `{name}` ({}) is to choose {} and matches only {matched}", describe(target), target.spec.mode));
+    }
+}
+
+/// Why nothing may be changed in a namespace, if so. `who` begins the sentence.
+pub fn namespace_refusal(who: &str, namespace: &str, place: &EnvironmentSpec, snapshot: &Snapshot) -> Option<String> {
+    // Kubernetes keeps this prefix for itself.
+    if labels::SYSTEM_NAMESPACES.contains(&namespace) || namespace.starts_with("kube-") {
+        return Some(format!("{who}: namespace {namespace} is a system namespace; no drill may touch it, whatever its labels"));
+    }
+    if namespace == place.firedrill.namespace {
+        return Some(format!("{who}: namespace {namespace} is firedrill's own; a drill may not break what runs it"));
+    }
+    let Some(seen) = snapshot.namespaces.get(namespace) else {
+        return Some(format!("{who}: namespace {namespace} does not exist"));
+    };
+    if seen.terminating {
+        return Some(format!("{who}: namespace {namespace} is being deleted"));
+    }
+    (!seen.allowed()).then(|| {
+        let (key, value) = (labels::DRILLS, labels::ALLOWED);
+        format!("{who}: namespace {namespace} does not allow drills: its owner can say `kubectl label namespace {namespace} {key}={value}`")
+    })
+}
+
+fn node_refusal(step: &str, node: &str, snapshot: &Snapshot) -> Option<String> {
+    let Some(seen) = snapshot.nodes.get(node) else {
+        return Some(format!("step `{step}`: node {node} does not exist"));
+    };
+    if snapshot.own_nodes.contains(node) {
+        return Some(format!(
+            "step `{step}`: node {node} carries firedrill's own runner, observer or operator: move it, or choose other nodes"
+        ));
+    }
+    (!seen.allowed()).then(|| {
+        let (key, value) = (labels::DRILLS, labels::ALLOWED);
+        format!("step `{step}`: node {node} does not allow drills: its owner can say `kubectl label node {node} {key}={value}`")
+    })
+}
+
+fn budgets(policy: BudgetPolicy, step: &str, target: &ResolvedTarget, snapshot: &Snapshot, found: &mut Findings) {
+    let mut broken: BTreeMap<(&str, &str), (u32, u32, bool)> = BTreeMap::new();
+    for object in target.chosen().filter(|o| o.kind == "Pod") {
+        let Some(pod) = snapshot.pod(&object.namespace, &object.name) else { continue };
+        for budget in snapshot.budgets.get(&object.namespace).map(Vec::as_slice).unwrap_or_default() {
+            if budget.selector.as_ref().is_some_and(|s| s.matches(&pod.labels)) {
+                let allowed = if budget.stale { 0 } else { budget.allowed };
+                broken.entry((&object.namespace, &budget.name)).or_insert((0, allowed, budget.stale)).0 += 1;
+            }
+        }
+    }
+    for ((namespace, budget), (wanted, allowed, stale)) in broken {
+        if wanted <= allowed {
+            continue;
+        }
+        let pods = if wanted == 1 { "1 pod".to_owned() } else { format!("{wanted} pods") };
+        let stale = if stale { " (its status is not up to date)" } else { "" };
+        let text = format!("step `{step}` breaks {pods} of PodDisruptionBudget {namespace}/{budget}, which allows {allowed} now{stale}");
+        match policy {
+            BudgetPolicy::Respect => found.refusals.push(format!("{text}: wait, choose fewer, or say `limits: {{budgets: ignore}}`")),
+            BudgetPolicy::Ignore => found.warnings.push(format!("{text}; the scenario ignores budgets")),
+        }
+    }
+}
+
+fn over_limits(limits: &Limits, touched: &Touched) -> Vec<String> {
+    let rows = [
+        ("pods", touched.pod_count(), limits.pods),
+        ("nodes", touched.node_count(), limits.nodes),
+        ("volumes", touched.volume_count(), limits.volumes),
+        ("objects", touched.object_count(), limits.objects),
+    ];
+    rows.into_iter()
+        .filter(|(_, is, limit)| is > limit)
+        .map(|(what, is, limit)| format!("with it the drill breaks {is} {what}, and `limits.{what}` is {limit}"))
+        .collect()
+}
+
+fn workload_replicas(object: &ResolvedObject, snapshot: &Snapshot) -> Option<u32> {
+    let kind = match object.kind.as_str() {
+        "Deployment" => NamedKind::Deployment,
+        "StatefulSet" => NamedKind::StatefulSet,
+        _ => return None,
+    };
+    snapshot.object(kind, &object.namespace, &object.name)?.replicas
+}
+
+/// `Pod shop/orders-0`.
+pub fn called(object: &ResolvedObject) -> String {
+    crate::cluster::named(&object.kind, &object.namespace, &object.name)
+}
+
+/// A target in few words: `pods app=web in shop`.
+pub fn describe(target: &ResolvedTarget) -> String {
+    let spec = &target.spec;
+    let what = [
+        ("pods", spec.pods.as_ref().map(|s| s.0.as_str())),
+        ("pod", spec.name.as_deref()),
+        ("pods of", spec.owner.as_deref()),
+        ("nodes", spec.nodes.as_ref().map(|s| s.0.as_str())),
+        ("nodes of zone", spec.zone.as_deref()),
+        ("claim", spec.pvc.as_deref()),
+        ("Service", spec.service.as_deref()),
+        ("CronJob", spec.cron_job.as_deref()),
+        ("Deployment", spec.deployment.as_deref()),
+        ("StatefulSet", spec.stateful_set.as_deref()),
+        ("Secret", spec.secret.as_deref()),
+    ];
+    let what = what.into_iter().find_map(|(kind, value)| value.map(|v| format!("{kind} {v}"))).unwrap_or_default();
+    spec.namespace.as_ref().map_or_else(|| what.clone(), |namespace| format!("{what} in {namespace}"))
+}
+
+/// Up to five names.
+fn some(names: &[&str]) -> String {
+    let shown = names.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+    if names.len() > 5 { format!("{shown} and {} more", names.len() - 5) } else { shown }
+}

@@ -1,0 +1,359 @@
+//! The permissions a drill needs: those of reading the plan's facts again, of firedrill's own objects, of each fault,
+//! probe and runbook, and no more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    kinds,
+    seen::{NamedKind, Snapshot},
+    types::{Permission, Plan, PlannedStep},
+};
+use crate::scenario::types::{CutHow, FaultSpec, Runbook, Target, Vantage};
+
+const READ: &[&str] = &["get", "list", "watch"];
+/// kube opens exec by GET, kubectl by POST, and API servers differ in which verb they ask for.
+const EXEC: &[&str] = &["create", "get"];
+
+/// The rules as they come together: keyed by place, group, resource and name, so that equal ones meet.
+#[derive(Default)]
+struct Rules(BTreeMap<(Option<String>, String, String, Option<String>), (BTreeSet<String>, BTreeSet<String>)>);
+
+impl Rules {
+    fn add(&mut self, namespace: Option<&str>, group: &str, resource: &str, name: Option<&str>, verbs: &[&str], because: &str) {
+        let key = (namespace.map(str::to_owned), group.to_owned(), resource.to_owned(), name.map(str::to_owned));
+        let (has, why) = self.0.entry(key).or_default();
+        has.extend(verbs.iter().map(|v| (*v).to_owned()));
+        why.insert(because.to_owned());
+    }
+
+    /// In a namespace, for all names.
+    fn all(&mut self, namespace: &str, group: &str, resource: &str, verbs: &[&str], because: &str) {
+        self.add(Some(namespace), group, resource, None, verbs, because);
+    }
+
+    /// In a namespace, for one name.
+    fn named(&mut self, namespace: &str, group: &str, resource: &str, name: &str, verbs: &[&str], because: &str) {
+        self.add(Some(namespace), group, resource, Some(name), verbs, because);
+    }
+
+    /// Names with the same verbs in one rule, and nothing by name that is granted for all names already.
+    fn into_permissions(self) -> Vec<Permission> {
+        let mut merged: BTreeMap<(Option<String>, String, String, BTreeSet<String>, bool), (BTreeSet<String>, BTreeSet<String>)> =
+            BTreeMap::new();
+        for ((namespace, group, resource, name), (verbs, why)) in &self.0 {
+            let mut verbs = verbs.clone();
+            if name.is_some()
+                && let Some((general, _)) = self.0.get(&(namespace.clone(), group.clone(), resource.clone(), None))
+            {
+                verbs.retain(|verb| !general.contains(verb));
+            }
+            if verbs.is_empty() {
+                continue;
+            }
+            let key = (namespace.clone(), group.clone(), resource.clone(), verbs, name.is_some());
+            let (names, reasons) = merged.entry(key).or_default();
+            names.extend(name.clone());
+            reasons.extend(why.iter().cloned());
+        }
+        merged
+            .into_iter()
+            .map(|((namespace, group, resource, verbs, _), (names, why))| Permission {
+                namespace,
+                group,
+                resource,
+                verbs: verbs.into_iter().collect(),
+                names: names.into_iter().collect(),
+                because: why.into_iter().collect::<Vec<_>>().join("; "),
+            })
+            .collect()
+    }
+}
+
+/// The permissions that a drill by this plan needs, planning included.
+pub fn needed(plan: &Plan, snapshot: &Snapshot) -> Vec<Permission> {
+    let mut rules = Rules::default();
+    own_place(plan, snapshot, &mut rules);
+    for (name, target) in &plan.targets {
+        of_target(&target.spec, &format!("target {name}"), &mut rules);
+        if target.spec.nodes.is_some() || target.spec.zone.is_some() {
+            rules.all(&plan.place.firedrill.namespace, "", "pods", &["list"], "nodes that carry firedrill itself are refused");
+        }
+    }
+    for step in plan.leaf_steps() {
+        of_step(plan, step, &mut rules);
+    }
+    of_probes(plan, snapshot, &mut rules);
+    rules.into_permissions()
+}
+
+fn own_place(plan: &Plan, snapshot: &Snapshot, rules: &mut Rules) {
+    let own = plan.place.firedrill.namespace.as_str();
+    rules.add(None, "", "namespaces", Some("kube-system"), &["get"], "its uid is the cluster's identity");
+    rules.add(None, "", "namespaces", Some(own), &["get"], "firedrill's own place");
+    for namespace in plan.scope.namespaces.iter().chain(plan.targets.values().filter_map(|t| t.spec.namespace.as_ref())) {
+        rules.add(None, "", "namespaces", Some(namespace), &["get"], "whether drills are allowed");
+    }
+    if !snapshot.namespaces.contains_key(own) {
+        rules.add(None, "", "namespaces", None, &["create"], "firedrill's own place does not exist yet");
+    }
+    let record = &["create", "delete", "get", "list", "patch", "update", "watch"];
+    rules.all(own, "", "configmaps", record, "the drill's record and its inbox");
+    rules.all(
+        own,
+        "coordination.k8s.io",
+        "leases",
+        &["create", "delete", "get", "list", "patch", "update"],
+        "one Lease a namespace and node",
+    );
+    let helper = plan.leaf_steps().iter().any(|s| s.spec.inject.as_ref().and_then(kinds::fault).is_some_and(|v| v.helper));
+    let observer = plan.probes.values().any(|p| p.from == Vantage::Cluster);
+    for (needed, why) in [(observer, "the observer"), (helper, "node helpers")] {
+        if needed {
+            rules.all(own, "", "pods", &["create", "delete", "get", "list", "watch"], why);
+            rules.all(own, "", "pods/exec", EXEC, why);
+            rules.all(own, "", "pods/log", &["get"], why);
+        }
+    }
+}
+
+fn of_target(target: &Target, why: &str, rules: &mut Rules) {
+    if target.nodes.is_some() || target.zone.is_some() {
+        return rules.add(None, "", "nodes", None, READ, why);
+    }
+    let Some(namespace) = target.namespace.as_deref() else { return };
+    if target.pods.is_some() || target.name.is_some() || target.owner.is_some() {
+        rules.all(namespace, "", "pods", READ, why);
+    }
+    for (group, resource, name) in [
+        ("", "persistentvolumeclaims", &target.pvc),
+        ("", "services", &target.service),
+        ("batch", "cronjobs", &target.cron_job),
+        ("apps", "deployments", &target.deployment),
+        ("apps", "statefulsets", &target.stateful_set),
+        ("", "secrets", &target.secret),
+    ] {
+        if let Some(name) = name {
+            rules.named(namespace, group, resource, name, &["get"], why);
+            if group == "apps" {
+                rules.all(namespace, "", "pods", READ, why);
+            }
+        }
+    }
+}
+
+fn of_step(plan: &Plan, step: &PlannedStep, rules: &mut Rules) {
+    let why = format!("step {} ({})", step.path, step.title);
+    if let Some(fault) = &step.spec.inject {
+        of_fault(plan, fault, &why, rules);
+    }
+    if let Some(runbook) = &step.spec.runbook {
+        of_runbook(plan, runbook, &why, rules);
+    }
+}
+
+fn of_fault(plan: &Plan, fault: &FaultSpec, why: &str, rules: &mut Rules) {
+    let Some(view) = kinds::fault(fault) else { return };
+    let Some(target) = view.target.and_then(|t| plan.targets.get(t)) else { return };
+    for object in target.chosen() {
+        let namespace = object.namespace.as_str();
+        if view.breaks == kinds::Breaks::Pods {
+            rules.all(namespace, "policy", "poddisruptionbudgets", &["list"], why);
+        }
+        if fault.pod_kill.is_some() {
+            // Names of pods change with every restart, so that a list of them would be out of date at once.
+            rules.all(namespace, "", "pods", &["delete"], why);
+            owner_rules(namespace, &object.owner, why, rules);
+        }
+        if fault.scale.is_some() {
+            let resource = if object.kind == "Deployment" { "deployments" } else { "statefulsets" };
+            rules.named(namespace, "apps", resource, &object.name, &["get", "patch", "watch"], why);
+        }
+        if let Some(cut) = &fault.cut_backup_job {
+            rules.named(namespace, "batch", "cronjobs", &object.name, &["get", "patch"], why);
+            if cut.how == CutHow::KillRunning {
+                rules.all(namespace, "batch", "jobs", &["delete", "get", "list", "watch"], why);
+                rules.all(namespace, "", "pods", READ, why);
+            } else {
+                rules.all(namespace, "batch", "jobs", &["get", "list"], why);
+            }
+        }
+    }
+}
+
+/// Gone is proven by the owner's having as many ready pods as it wants.
+fn owner_rules(namespace: &str, owner: &str, why: &str, rules: &mut Rules) {
+    let Some((kind, name)) = owner.split_once('/') else { return };
+    let (group, resource) = match kind {
+        "StatefulSet" => ("apps", "statefulsets"),
+        "Deployment" => ("apps", "deployments"),
+        "DaemonSet" => ("apps", "daemonsets"),
+        "ReplicaSet" => ("apps", "replicasets"),
+        "Job" => ("batch", "jobs"),
+        _ => return,
+    };
+    rules.named(namespace, group, resource, name, &["get"], why);
+    if kind == "Deployment" {
+        // The pod's controller is one of the Deployment's ReplicaSets, and its name changes with every rollout.
+        rules.all(namespace, "apps", "replicasets", &["get"], why);
+    }
+}
+
+fn of_runbook(plan: &Plan, runbook: &Runbook, why: &str, rules: &mut Rules) {
+    let job = |namespace: &str, rules: &mut Rules| {
+        rules.all(namespace, "batch", "jobs", &["create", "delete", "get", "list", "watch"], why);
+        rules.all(namespace, "", "pods", READ, why);
+        rules.all(namespace, "", "pods/log", &["get"], why);
+    };
+    if let Some(run_in) = &runbook.run_in {
+        if let Some(namespace) = run_in.target.as_ref().and_then(|t| plan.targets.get(t)).and_then(|t| t.spec.namespace.as_deref()) {
+            rules.all(namespace, "", "pods/exec", EXEC, why);
+        }
+        if let Some(run) = &run_in.job {
+            job(&run.namespace, rules);
+            rules.all(&run.namespace, "", "pods/exec", EXEC, why);
+            for secret in &run.env_from_secrets {
+                rules.named(&run.namespace, "", "secrets", secret, &["get"], &format!("{why}: its values are masked in output"));
+            }
+        }
+    }
+    if let Some((namespace, name)) = runbook.cron_job.as_deref().and_then(|c| c.split_once('/')) {
+        rules.named(namespace, "batch", "cronjobs", name, &["get"], why);
+        job(namespace, rules);
+    }
+}
+
+fn of_probes(plan: &Plan, snapshot: &Snapshot, rules: &mut Rules) {
+    for (name, probe) in &plan.probes {
+        let why = format!("probe {name}");
+        let view = kinds::probe(&probe.spec);
+        for service in &view.services {
+            rules.named(&service.namespace, "", "services", &service.name, &["get"], &why);
+            rules.add(None, "", "namespaces", Some(&service.namespace), &["get"], "whether drills are allowed");
+        }
+        if let Some((service, namespace, _)) = view.host.as_deref().and_then(kinds::service_of_host)
+            && snapshot.object(NamedKind::Service, namespace, service).is_some()
+        {
+            rules.named(namespace, "", "services", service, &["get"], &why);
+        }
+        for secret in &view.secrets {
+            rules.named(&secret.namespace, "", "secrets", &secret.name, &["get"], &why);
+        }
+        for target in view.execs.iter().filter_map(|t| plan.targets.get(*t)) {
+            if let Some(namespace) = &target.spec.namespace {
+                rules.all(namespace, "", "pods/exec", EXEC, &why);
+            }
+        }
+        if let Some(object) = &probe.spec.object
+            && let Some(kind) = snapshot.kinds.get(&(object.api_version.clone(), object.kind.clone()))
+        {
+            rules.add(object.namespace.as_deref(), &kind.group, &kind.plural, Some(&object.name), READ, &why);
+        }
+    }
+    if kinds::needs_monitoring(plan.probes.values().map(|p| &p.spec)) {
+        for service in kinds::endpoints(&plan.place).filter_map(|e| e.service.as_ref()) {
+            rules.named(&service.namespace, "", "services", &service.name, &["get"], "the environment's monitoring");
+        }
+    }
+    for objective in &plan.objectives {
+        for database in kinds::objective_databases(&objective.spec) {
+            let why = format!("objective {}", objective.name);
+            rules.named(&database.secret.namespace, "", "secrets", &database.secret.name, &["get"], &why);
+            if let Some(service) = &database.service {
+                rules.named(&service.namespace, "", "services", &service.name, &["get"], &why);
+            }
+        }
+    }
+}
+
+/// Who gets the permissions, written `ServiceAccount:namespace/name`, `User:name` or `Group:name`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// `ServiceAccount`, `User` or `Group`.
+    pub kind: String,
+    /// Namespace of a ServiceAccount.
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
+}
+
+impl std::str::FromStr for Subject {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a subject: write `ServiceAccount:namespace/name`, `User:name` or `Group:name`");
+        let (kind, name) = text.split_once(':').filter(|(_, name)| !name.is_empty()).ok_or_else(wrong)?;
+        let (namespace, name) = match kind {
+            "ServiceAccount" => {
+                let (namespace, name) = name.split_once('/').filter(|(a, b)| !a.is_empty() && !b.is_empty()).ok_or_else(wrong)?;
+                (Some(namespace.to_owned()), name)
+            }
+            "User" | "Group" => (None, name),
+            _ => return Err(wrong()),
+        };
+        Ok(Self { kind: kind.to_owned(), namespace, name: name.to_owned() })
+    }
+}
+
+/// The Roles, the ClusterRole and their bindings as YAML, to be applied by an administrator. firedrill's own namespace comes
+/// first when it does not exist, and then nobody else needs the permission to create namespaces.
+pub fn yaml(plan: &Plan, subject: &Subject) -> String {
+    let name = format!("firedrill-{}", plan.name);
+    let own = plan.place.firedrill.namespace.as_str();
+    let creates = |p: &&Permission| p.resource == "namespaces" && p.verbs.iter().any(|v| v == "create");
+    let mut out = format!("# What drill {} needs on cluster {} (uid {}), and no more.\n", plan.name, plan.cluster_name, plan.cluster_uid);
+    if plan.rbac.iter().any(|p| creates(&p)) {
+        // Node helpers are privileged; Pod Security would refuse them elsewhere.
+        out += &format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {own}\n  labels:\n    app.kubernetes.io/managed-by: firedrill\n    \
+             pod-security.kubernetes.io/enforce: privileged\n---\n"
+        );
+    }
+    let mut places: BTreeMap<Option<&str>, Vec<&Permission>> = BTreeMap::new();
+    for permission in plan.rbac.iter().filter(|p| !creates(p)) {
+        places.entry(permission.namespace.as_deref()).or_default().push(permission);
+    }
+    let documents =
+        places.iter().map(|(namespace, permissions)| role(&name, *namespace, permissions) + "---\n" + &binding(&name, *namespace, subject));
+    out += &documents.collect::<Vec<_>>().join("---\n");
+    out
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn list<'a>(items: impl IntoIterator<Item = &'a String>) -> String {
+    format!("[{}]", items.into_iter().map(|i| quoted(i)).collect::<Vec<_>>().join(", "))
+}
+
+fn head(kind: &str, name: &str, namespace: Option<&str>) -> String {
+    let kind = if namespace.is_some() { kind.to_owned() } else { format!("Cluster{kind}") };
+    let namespace = namespace.map(|n| format!("\n  namespace: {n}")).unwrap_or_default();
+    format!("apiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: {name}{namespace}\n")
+}
+
+fn role(name: &str, namespace: Option<&str>, permissions: &[&Permission]) -> String {
+    let mut out = head("Role", name, namespace) + "rules:\n";
+    for permission in permissions {
+        let because = permission.because.replace(['\n', '\r'], " ");
+        out +=
+            &format!("  # {because}\n  - apiGroups: [{}]\n    resources: [{}]\n", quoted(&permission.group), quoted(&permission.resource));
+        if !permission.names.is_empty() {
+            out += &format!("    resourceNames: {}\n", list(&permission.names));
+        }
+        out += &format!("    verbs: {}\n", list(&permission.verbs));
+    }
+    out
+}
+
+fn binding(name: &str, namespace: Option<&str>, subject: &Subject) -> String {
+    let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
+    let mut out = head("RoleBinding", name, namespace);
+    out += &format!("roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: {kind}\n  name: {name}\nsubjects:\n");
+    out += &match &subject.namespace {
+        Some(namespace) => {
+            format!("  - kind: {}\n    name: {}\n    namespace: {}\n", subject.kind, quoted(&subject.name), quoted(namespace))
+        }
+        None => format!("  - apiGroup: rbac.authorization.k8s.io\n    kind: {}\n    name: {}\n", subject.kind, quoted(&subject.name)),
+    };
+    out
+}

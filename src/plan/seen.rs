@@ -1,0 +1,259 @@
+//! What was seen of a cluster: of each object only what planning looks at, so that thousands of pods are cheap.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Pod},
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{ResourceExt as _, core::Selector};
+
+use crate::labels;
+
+/// The cluster as planning sees it. What was not asked for is absent.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// The uid of its kube-system namespace.
+    pub cluster_uid: String,
+    /// The kubeconfig's context, for people.
+    pub cluster_name: String,
+    /// Namespaces that exist, by name.
+    pub namespaces: BTreeMap<String, NamespaceSeen>,
+    /// Nodes, by name.
+    pub nodes: BTreeMap<String, NodeSeen>,
+    /// Pods by namespace and name.
+    pub pods: BTreeMap<String, BTreeMap<String, PodSeen>>,
+    /// PodDisruptionBudgets by namespace.
+    pub budgets: BTreeMap<String, Vec<BudgetSeen>>,
+    /// Named objects that exist.
+    pub objects: BTreeMap<ObjectKey, ObjectSeen>,
+    /// Kinds of object probes that the cluster knows, by `apiVersion` and kind.
+    pub kinds: BTreeMap<(String, String), KindSeen>,
+    /// Nodes that carry firedrill's own pods, or this runner.
+    pub own_nodes: BTreeSet<String>,
+    /// What could not be read for lack of permission and is not needed to decide; shown as warnings.
+    pub unreadable: Vec<String>,
+}
+
+/// A namespace.
+#[derive(Debug, Clone, Default)]
+pub struct NamespaceSeen {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+}
+
+/// A node.
+#[derive(Debug, Clone, Default)]
+pub struct NodeSeen {
+    /// uid.
+    pub uid: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether its kubelet reports it ready.
+    pub ready: bool,
+}
+
+/// A pod.
+#[derive(Debug, Clone, Default)]
+pub struct PodSeen {
+    /// uid.
+    pub uid: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its node; empty when it has none yet.
+    pub node: String,
+    /// Its lasting controller by name, `Deployment/web`, `StatefulSet/orders`, `Job/backup-1`; empty without one.
+    pub owner: String,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Whether it is being deleted, or has succeeded or failed: a fault on it would prove nothing.
+    pub ending: bool,
+}
+
+/// A PodDisruptionBudget.
+#[derive(Debug, Clone)]
+pub struct BudgetSeen {
+    /// Name.
+    pub name: String,
+    /// The pods it speaks of; none when it selects none.
+    pub selector: Option<Selector>,
+    /// How many of them may be disrupted now.
+    pub allowed: u32,
+    /// Whether its status is older than its spec; then nothing is allowed, as the eviction API has it.
+    pub stale: bool,
+}
+
+/// The kinds that targets can name, and that are read one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NamedKind {
+    /// `apps/v1`.
+    Deployment,
+    /// `apps/v1`.
+    StatefulSet,
+    /// `batch/v1`.
+    CronJob,
+    /// `batch/v1`.
+    Job,
+    /// Core.
+    PersistentVolumeClaim,
+    /// Core.
+    Service,
+    /// Core. Only its metadata is ever read here.
+    Secret,
+}
+
+impl NamedKind {
+    /// As in `kind:`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::CronJob => "CronJob",
+            Self::Job => "Job",
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
+            Self::Service => "Service",
+            Self::Secret => "Secret",
+        }
+    }
+}
+
+/// Which object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Kind.
+    pub kind: NamedKind,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// From its parts.
+    pub fn new(kind: NamedKind, namespace: &str, name: &str) -> Self {
+        Self { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}/{}", self.kind.as_str(), self.namespace, self.name)
+    }
+}
+
+/// A named object.
+#[derive(Debug, Clone, Default)]
+pub struct ObjectSeen {
+    /// uid.
+    pub uid: String,
+    /// Deployment, StatefulSet: the replicas wanted.
+    pub replicas: Option<u32>,
+    /// Deployment, StatefulSet: its pods.
+    pub selector: Option<Selector>,
+    /// CronJob: whether it is suspended.
+    pub suspended: bool,
+}
+
+/// A kind of the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KindSeen {
+    /// API group, empty for the core one.
+    pub group: String,
+    /// Resource, such as `pods`.
+    pub plural: String,
+    /// Whether its objects are in namespaces.
+    pub namespaced: bool,
+}
+
+impl NamespaceSeen {
+    /// From the API's object.
+    pub fn of(namespace: &Namespace) -> Self {
+        Self { labels: namespace.labels().clone(), terminating: namespace.metadata.deletion_timestamp.is_some() }
+    }
+
+    /// Whether its owner allows drills.
+    pub fn allowed(&self) -> bool {
+        self.labels.get(labels::DRILLS).is_some_and(|value| value == labels::ALLOWED)
+    }
+}
+
+impl NodeSeen {
+    /// From the API's object.
+    pub fn of(node: &Node) -> Self {
+        let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        Self {
+            uid: node.uid().unwrap_or_default(),
+            labels: node.labels().clone(),
+            ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+        }
+    }
+
+    /// Whether its owner allows drills.
+    pub fn allowed(&self) -> bool {
+        self.labels.get(labels::DRILLS).is_some_and(|value| value == labels::ALLOWED)
+    }
+}
+
+impl PodSeen {
+    /// From the API's object; none for firedrill's own pods, which no target may ever match.
+    pub fn of(pod: &Pod) -> Option<Self> {
+        if pod.labels().get(labels::MANAGED_BY).is_some_and(|value| value == labels::MANAGER) {
+            return None;
+        }
+        let status = pod.status.as_ref();
+        let finished = status.and_then(|s| s.phase.as_deref()).is_some_and(|phase| phase == "Succeeded" || phase == "Failed");
+        Some(Self {
+            uid: pod.uid().unwrap_or_default(),
+            labels: pod.labels().clone(),
+            node: pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default(),
+            owner: owner(pod),
+            ready: status
+                .and_then(|s| s.conditions.as_deref())
+                .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")),
+            ending: finished || pod.metadata.deletion_timestamp.is_some(),
+        })
+    }
+}
+
+/// The lasting controller of a pod. A ReplicaSet of a Deployment is named after it and the pod template's hash, which the
+/// pod carries as a label, so the Deployment is known without reading ReplicaSets.
+pub fn owner(pod: &Pod) -> String {
+    let Some(owner) = pod.owner_references().iter().find(|o| o.controller == Some(true)) else { return String::new() };
+    if owner.kind == "ReplicaSet"
+        && let Some(deployment) = pod
+            .labels()
+            .get("pod-template-hash")
+            .and_then(|hash| owner.name.strip_suffix(hash.as_str()))
+            .and_then(|name| name.strip_suffix('-'))
+    {
+        return format!("Deployment/{deployment}");
+    }
+    format!("{}/{}", owner.kind, owner.name)
+}
+
+impl BudgetSeen {
+    /// From the API's object.
+    pub fn of(budget: &PodDisruptionBudget) -> Self {
+        let status = budget.status.as_ref();
+        Self {
+            name: budget.name_any(),
+            selector: budget.spec.as_ref().and_then(|s| s.selector.clone()).and_then(|s| Selector::try_from(s).ok()),
+            allowed: status.map_or(0, |s| u32::try_from(s.disruptions_allowed).unwrap_or(0)),
+            stale: status.and_then(|s| s.observed_generation) < budget.metadata.generation,
+        }
+    }
+}
+
+impl Snapshot {
+    /// A pod.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<&PodSeen> {
+        self.pods.get(namespace)?.get(name)
+    }
+
+    /// A named object.
+    pub fn object(&self, kind: NamedKind, namespace: &str, name: &str) -> Option<&ObjectSeen> {
+        self.objects.get(&ObjectKey::new(kind, namespace, name))
+    }
+}
