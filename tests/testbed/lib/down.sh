@@ -19,18 +19,29 @@ cluster_remove() {
 }
 
 # The first process of a node is marked; when it dies the kernel kills everything in its pid namespace, frozen or not.
+# A dying process loses its environment, so its mark, before its namespace is empty: wait for those seen to be dead.
 kill_marked() {
-  local i pids
+  local i pids seen=
   for ((i = 0; i < 200; i++)); do
     pids=$(marked_processes | grep -vx "$$" || true)
-    [ -n "$pids" ] || return 0
     # shellcheck disable=SC2086
-    kill -KILL $pids 2>/dev/null
+    seen=$(printf '%s\n' $seen $pids | sort -u)
+    # shellcheck disable=SC2086
+    if [ -z "$pids" ] && all_dead $seen; then return 0; fi
+    # shellcheck disable=SC2086
+    if [ -n "$pids" ]; then kill -KILL $pids 2>/dev/null; fi
     [ "$i" != 3 ] || thaw
     sleep 0.05
   done
   warn "processes that do not die: $(tr '\n' ' ' <<<"$pids")"
   return 1
+}
+
+all_dead() {
+  local pid
+  for pid in "$@"; do
+    if [ -d "/proc/$pid" ] && ! grep -s '^State:.*[ZX]' "/proc/$pid/status" >/dev/null; then return 1; fi
+  done
 }
 
 # A control group in the version 1 freezer holds even SIGKILL back until it is thawed.

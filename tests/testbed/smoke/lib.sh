@@ -108,7 +108,12 @@ inventory() (
     echo "== control groups"; cgroup_hierarchies | while read -r h; do find "$h" -maxdepth 1 -name 'firedrill-testbed*'; find "$h" -maxdepth 1 -name 'kubepods*'; done
     echo "== processes"
     for dir in "$STATE_ROOT"/smoke*/; do STATE=${dir%/} marked_processes; done
-    grep -sl '/firedrill-testbed-' /proc/[0-9]*/cgroup | while read -r f; do echo "$(tr '\n' ' ' <"$f") $f"; done
+    for dir in /proc/[0-9]*/; do
+      # The dead that nobody has collected yet hold nothing.
+      if grep -s '/firedrill-testbed-' "$dir/cgroup" >/dev/null && ! grep -s '^State:.*Z' "$dir/status" >/dev/null; then
+        line=$(tr '\n' ' ' <"$dir/cgroup") && [ -z "$line" ] || echo "$line $dir"
+      fi
+    done 2>/dev/null
     echo "== kernel parameters"
     sysctl -a 2>/dev/null | grep -E '^(vm\.(overcommit_memory|panic_on_oom)|kernel\.(panic|panic_on_oops|keys\.root_max[a-z]*)|net\.ipv4\.ip_forward|net\.ipv4\.conf\.(all|default)\.(forwarding|route_localnet)|net\.netfilter\.nf_conntrack_(max|buckets)) '
     echo "== packet filter"; nft list tables 2>/dev/null
