@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The testbed's own tests: smoke.sh [PATTERN]. Runs every smoke/NN-*.sh (whose name matches) in order, on clusters whose
+# The testbed's own tests: smoke.sh [REGEX]. Runs every smoke/NN-*.sh (whose name matches) in order, on clusters whose
 # names begin with "smoke", and ends them all. One line a test, `ok - …` or `FAILED - …`; the last line is the sum.
 set -uo pipefail
 TESTBED_DIR=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd -P)
@@ -19,7 +19,7 @@ trap 'end_all_clusters; rm -rf "$SCRATCH"' EXIT
 trap 'exit 130' INT TERM
 end_all_clusters
 for file in "$TESTBED_DIR"/smoke/[0-9]*.sh; do
-  [[ $(basename "$file") == *"$pattern"* ]] || continue
+  [[ $(basename "$file") =~ $pattern ]] || continue
   printf '# %s\n' "$(basename "$file")"
   start=$(now_us)
   # shellcheck source=/dev/null

@@ -71,12 +71,17 @@ cluster_allocate() {
   die "ten clusters are up already; end one with: testbed down --cluster NAME"
 }
 
-# cluster_lock: one `up` or `down` of a cluster at a time. Started daemons must not inherit the lock: see `daemon`.
+# cluster_lock: one `up` or `down` of a cluster at a time. Daemons must not inherit the lock: see `daemon`. What a killed
+# `up` left running may still hold it: once its owner is dead, end them.
 cluster_lock() {
+  local owner
   mkdir -p "$STATE_ROOT"
   exec {CLUSTER_LOCK}>>"$STATE_ROOT/$CLUSTER.lock"
-  if ! flock --timeout "${1:-0}" "$CLUSTER_LOCK"; then
-    die "cluster '$CLUSTER' is being worked on by process $(cat "$STATE_ROOT/$CLUSTER.lock"): wait for it, or end it first"
+  if ! flock --nonblock "$CLUSTER_LOCK"; then
+    owner=$(cat "$STATE_ROOT/$CLUSTER.lock")
+    if [ -d "/proc/${owner:-none}" ]; then die "cluster '$CLUSTER' is being worked on by process $owner: wait for it, or end it first"; fi
+    kill_marked
+    flock --timeout 10 "$CLUSTER_LOCK" || die "something that 'up' of cluster '$CLUSTER' started still holds $STATE_ROOT/$CLUSTER.lock"
   fi
   echo $$ >"$STATE_ROOT/$CLUSTER.lock"
 }

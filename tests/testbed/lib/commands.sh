@@ -44,13 +44,14 @@ main() {
         esac
         shift 2
         ;;
+      --world=*) worlds+=("${1#*=}"); shift ;;
       -h | --help) command=help; shift ;;
       -*) die "unknown option $1 (testbed help)" ;;
       *) rest+=("$1"); shift ;;
     esac
   done
   case $command in
-    build | up | load | status | env | logs | volume | smoke | down | provisioner)
+    build | up | up-marked | load | status | env | logs | volume | smoke | down | provisioner)
       cluster_use "$name"
       "cmd_$command" "${rest[@]}"
       ;;
@@ -87,25 +88,34 @@ ensure_built() {
 
 cmd_up() {
   [ $# = 0 ] || die "up takes no argument '$1' (testbed help)"
-  MODE=$mode NODES=$nodes
-  local world start
-  case $MODE in full | apiserver | kwok) ;; *) die "unknown mode '$MODE': full, apiserver or kwok" ;; esac
-  [[ $NODES =~ ^[1-9]$ ]] || die "--nodes must be 1 to $MAX_NODES, not '$NODES'"
+  local world
+  case $mode in full | apiserver | kwok) ;; *) die "unknown mode '$mode': full, apiserver or kwok" ;; esac
+  [[ $nodes =~ ^[1-9]$ ]] || die "--nodes must be 1 to $MAX_NODES, not '$nodes'"
   [[ $kwok_nodes =~ ^[1-9][0-9]{0,3}$ ]] || die "--kwok-nodes must be 1 to 9999, not '$kwok_nodes'"
   for world in "${worlds[@]}"; do world_check "$world"; done
-  [ ${#worlds[@]} = 0 ] || [ "$MODE" = full ] || die "a world needs nodes: --mode full"
-  [ "$MODE" = full ] || NODES=0
+  [ ${#worlds[@]} = 0 ] || [ "$mode" = full ] || die "a world needs nodes: --mode full"
   preflight_up up
-  start=$(now_us)
   cluster_lock
   if cluster_is_up; then die "cluster '$CLUSTER' is up already; end it with: testbed down --cluster $CLUSTER"; fi
   if [ -f "$STATE/index" ]; then step "clean up after an earlier up" cluster_remove || exit 1; fi
   rm -rf "$STATE"
   mkdir -p "$STATE" "$LOG" "$STATE/run" "$STATE/nodes" "$STATE/volumes"
-  # Whatever this process starts carries the mark, so that `down` finds it should this process be killed.
-  export FIREDRILL_TESTBED_DAEMON=$STATE
-  TIMINGS=$STATE/timings.tsv
   cluster_allocate
+  # From here on this process and all that it starts carry the mark by which `down` finds them. A process's environment
+  # is what it was started with, so start this one anew; it keeps the lock.
+  export FIREDRILL_TESTBED_DAEMON=$STATE CLUSTER_LOCK
+  exec "$TESTBED_DIR/testbed" up-marked --cluster "$CLUSTER" --mode "$mode" --nodes "$nodes" --kwok-nodes "$kwok_nodes" \
+    "${worlds[@]/#/--world=}"
+}
+
+cmd_up-marked() {
+  [ "${FIREDRILL_TESTBED_DAEMON:-}" = "$STATE" ] || die "use: testbed up"
+  export -n CLUSTER_LOCK # known here, no business of those started
+  MODE=$mode NODES=$nodes
+  local world start
+  [ "$MODE" = full ] || NODES=0
+  start=$(now_us)
+  TIMINGS=$STATE/timings.tsv
   say "cluster '$CLUSTER' ($MODE), state in $STATE"
   step "look up what is cached, build the rest" ensure_built || up_failed
   tools_link "$BIN"
@@ -241,14 +251,7 @@ cmd_smoke() { exec "$TESTBED_DIR/smoke.sh" "$@"; }
 cmd_down() {
   need_root down
   [ -d "$STATE" ] || { say "cluster '$CLUSTER' is not up"; return 0; }
-  # What a killed `up` left running may hold the lock; end it first, unless its `up` is alive.
-  local owner
-  owner=$(cat "$STATE_ROOT/$CLUSTER.lock" 2>/dev/null)
-  if [ -n "$owner" ] && [ "$owner" != "$$" ] && [ -d "/proc/$owner" ] && grep -qz 'testbed' "/proc/$owner/cmdline" 2>/dev/null; then
-    cluster_lock 0
-  fi
-  kill_marked
-  cluster_lock 30
+  cluster_lock
   step "end cluster '$CLUSTER'" cluster_remove || die "cluster '$CLUSTER' is not gone completely; run down again"
   : >"$STATE_ROOT/$CLUSTER.lock"
 }

@@ -47,6 +47,7 @@ all_dead() {
 # A control group in the version 1 freezer holds even SIGKILL back until it is thawed.
 thaw() {
   local group state
+  [ -n "$INDEX" ] || return 0
   for group in /sys/fs/cgroup/freezer/"$CGROUP"-node*; do
     [ -d "$group" ] || continue
     find "$group" -name freezer.state | while read -r state; do echo THAWED >"$state" 2>/dev/null; done

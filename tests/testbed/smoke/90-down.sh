@@ -37,7 +37,7 @@ killed_up_leaves_nothing() {
 # Instants between the steps, too: some tenths of a second apart, with no look at how far it came.
 up_killed_anywhere_leaves_nothing() {
   local tenths up
-  for tenths in 2 8 13 21 34; do
+  for tenths in 3 9 21; do
     "$TESTBED" up --cluster smoke-kill --nodes 1 >"$SCRATCH/up.out" 2>&1 &
     up=$!
     sleep "$((tenths / 10)).$((tenths % 10))"
