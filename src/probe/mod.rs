@@ -1,0 +1,23 @@
+//! Probes: a file a kind, the sampler that all of them share, and the making of runs out of samples.
+//!
+//! Samplers run in an [`Engine`], in the runner's process and in the observer pod alike; what they see comes together in
+//! one collector on the runner, which makes runs, the live [`Board`], the raw series and events of it.
+//!
+//! **Architecture invariant:** the engine and what it samples know nothing of Kubernetes; only what the runner samples
+//! through the API server does.
+
+mod collect;
+mod engine;
+mod files;
+mod http;
+mod metric;
+mod runs;
+mod sample;
+mod sampler;
+mod tcp;
+
+pub use collect::Board;
+pub use engine::{Engine, ProbeSpec, SpecKind};
+pub use runs::{ProbeLive, RunBuilder};
+pub use sample::{Cadence, Outcome, Sample, Seen};
+pub use sampler::{Sampler, Take};
