@@ -11,9 +11,13 @@ mod engine;
 mod files;
 mod http;
 mod metric;
+mod object;
+mod pods;
+mod resolve;
 mod runs;
 mod sample;
 mod sampler;
+mod set;
 mod tcp;
 
 pub use collect::Board;
@@ -21,3 +25,4 @@ pub use engine::{Engine, ProbeSpec, SpecKind};
 pub use runs::{ProbeLive, RunBuilder};
 pub use sample::{Cadence, Outcome, Sample, Seen};
 pub use sampler::{Sampler, Take};
+pub use set::{ProbeCx, ProbeError, ProbeSet};
