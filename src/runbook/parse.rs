@@ -15,13 +15,13 @@ use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 use crate::scenario::types::Dur;
 
 /// The longest runbook, in bytes.
-pub const MAX_TEXT: usize = 256 << 10;
+pub(super) const MAX_TEXT: usize = 256 << 10;
 /// The longest shell block, in bytes: it is handed to a shell as one argument, and Linux takes 128 KiB.
-pub const MAX_BLOCK: usize = 64 << 10;
+pub(super) const MAX_BLOCK: usize = 64 << 10;
 /// The most steps.
-pub const MAX_STEPS: usize = 200;
+pub(super) const MAX_STEPS: usize = 200;
 /// The most things to do in all steps together.
-pub const MAX_ACTIONS: usize = 1000;
+pub(super) const MAX_ACTIONS: usize = 1000;
 /// The longest title or manual item kept, in characters; longer ones are cut.
 const MAX_LINE: usize = 400;
 /// The title of what stands before the first heading.
