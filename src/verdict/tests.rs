@@ -1,0 +1,7 @@
+//! Tests of the verdict: a made-up drill in which each case changes one thing, and simulated samplers against a known truth.
+
+mod cases;
+mod detection;
+mod kit;
+mod sampler;
+mod truth;

@@ -1,0 +1,409 @@
+//! One drill, and what becomes of it when one thing changes.
+
+use super::kit::*;
+use crate::{
+    clock::ClockId,
+    journal::*,
+    scenario::types::*,
+    verdict::{Bracket, DrillVerdict, MarkKind, Outcome},
+};
+use ProbeState::{Bad, Good, Unknown};
+
+/// Good until 1 s, broken at 1.000–1.020 s, bad from 1.1 s to 3.5 s, good from 3.6 s to 20 s; steps end at 10 s, the fault is
+/// taken away at 11 s, the drill ends at 20 s. Target 3 s, stable for 5 s.
+fn healthy() -> Tape {
+    let mut j = Tape::new();
+    j.rto(3_000, 5_000);
+    j.run("web", Good, 0, 900, RunEnd::Cut);
+    j.break_it(1_000, 1_020);
+    j.run("web", Good, 1_000, 1_000, RunEnd::Change);
+    j.run("web", Bad, 1_100, 3_500, RunEnd::Change);
+    j.run("web", Good, 3_600, 10_900, RunEnd::Cut);
+    j.steps_ended(10_000);
+    j.revert(11_000, RevertResult::Reverted);
+    j.run("web", Good, 11_000, 19_900, RunEnd::End);
+    j.end(20_000);
+    j
+}
+
+/// The drill without its records that `drop` picks.
+fn without(mut j: Tape, drop: impl Fn(&Event) -> bool) -> Tape {
+    j.events.retain(|(_, e)| !drop(e));
+    j
+}
+
+#[test]
+fn a_healthy_drill_passes_with_the_brackets_of_the_design() {
+    let verdict = healthy().judge();
+    assert_eq!(verdict.drill, DrillVerdict::Passed, "{:?}", verdict.reasons);
+    assert!(verdict.clean, "{:?}", verdict.unclean);
+    let o = &verdict.objectives[0];
+    // lower = B1.send − F.effective, upper = G1.complete − F.start.
+    assert_eq!(o.measured, Some(Bracket::new(3_500_000 - 1_020_000, 3_610_000 - 1_000_000)));
+    // outage = [B1.send − Bfirst.complete, G1.complete − Glast.send].
+    assert_eq!(o.parts[0].measured, Bracket::new(3_500_000 - 1_110_000, 3_610_000 - 1_000_000));
+    let mark = |kind| verdict.marks.iter().find(|m| m.kind == kind).map(|m| m.at);
+    assert_eq!(mark(MarkKind::Injected), Some(Bracket::new(1_000_000, 1_003_000)));
+    assert_eq!(mark(MarkKind::Effective), Some(Bracket::new(1_000_000, 1_020_000)));
+    assert_eq!(mark(MarkKind::OutageBegan), Some(Bracket::new(1_000_000, 1_110_000)));
+    assert_eq!(mark(MarkKind::Recovered), Some(Bracket::new(3_500_000, 3_610_000)));
+    assert_eq!(mark(MarkKind::Stable), Some(Bracket::new(8_500_000, 8_610_000)));
+    assert_eq!(mark(MarkKind::FailedBack), Some(Bracket::new(11_000_000, 11_040_000)));
+}
+
+#[test]
+fn only_the_whole_bracket_decides() {
+    for (within, drill, outcome) in [
+        (2_610, DrillVerdict::Passed, Outcome::Met),
+        (2_609, DrillVerdict::Inconclusive, Outcome::Inconclusive),
+        (2_480, DrillVerdict::Inconclusive, Outcome::Inconclusive),
+        (2_479, DrillVerdict::Failed, Outcome::Missed),
+    ] {
+        let mut j = healthy();
+        j.plan.objectives.clear();
+        j.rto(within, 5_000);
+        let verdict = j.judge();
+        assert_eq!((verdict.drill, verdict.objectives[0].outcome), (drill, outcome), "{within} ms");
+        assert_eq!(verdict.objectives[0].hint.is_some(), outcome == Outcome::Inconclusive);
+    }
+}
+
+#[test]
+fn no_pass_without_an_end_a_steady_state_an_effect_or_an_objective() {
+    let inconclusive = |j: Tape, why: &str| {
+        let verdict = j.judge();
+        assert_eq!(verdict.drill, DrillVerdict::Inconclusive, "{why}: {:?}", verdict.reasons);
+        let all = format!("{:?} {:?}", verdict.reasons, verdict.objectives);
+        assert!(all.contains(why), "{why} not in {all}");
+    };
+    inconclusive(without(healthy(), |e| matches!(e, Event::Ended { .. })), "the drill never ended");
+    inconclusive(without(healthy(), |e| matches!(e, Event::StepsEnded { .. })), "the steps never ended");
+    inconclusive(without(healthy(), |e| matches!(e, Event::SteadyState { phase: SteadyPhase::After, .. })), "again after the reverts");
+    inconclusive(without(healthy(), |e| matches!(e, Event::Effective { .. })), "not proven to have any effect");
+    inconclusive(without(healthy(), |e| matches!(e, Event::Run(_))), "no sample");
+    let mut j = healthy();
+    j.plan.objectives.clear();
+    inconclusive(j, "there is no objective");
+    let mut j = healthy();
+    for (_, event) in &mut j.events {
+        if let Event::Intent { objects, .. } = event {
+            objects.clear();
+        }
+    }
+    inconclusive(j, "nothing to act on");
+    let mut j = healthy();
+    j.push(2_000, Event::HoldBroken { fault: 0, at: at(2_000), detail: "resumed by somebody".into() });
+    inconclusive(j, "undone by others");
+    let mut j = healthy();
+    j.step("break more", |s| s.inject = Some(FaultSpec::default()));
+    inconclusive(j, "`break more` was never injected");
+    let mut j = healthy();
+    j.push(9_000, Event::StepEnded { step: "2".into(), outcome: StepOutcome::Failed, detail: "no".into(), end: at(9_000) });
+    inconclusive(j, "the step `watch` failed");
+}
+
+#[test]
+fn aborts_abort_but_a_failed_step_lets_the_measurements_speak() {
+    let mut j = healthy();
+    j.push(5_000, Event::AbortRequested { by: "ann@laptop".into(), reason: "Ctrl-C".into() });
+    assert_eq!(j.judge().drill, DrillVerdict::Aborted);
+    let mut j = healthy();
+    j.plan.objectives.clear();
+    j.rto(1_000, 5_000);
+    j.push(5_000, Event::AbortRequested { by: "step 2".into(), reason: "it failed".into() });
+    assert_eq!(j.judge().drill, DrillVerdict::Failed);
+    let mut j = healthy();
+    j.push(5_000, Event::AbortRequested { by: "step 2".into(), reason: "it failed".into() });
+    assert_eq!(j.judge().drill, DrillVerdict::Inconclusive);
+    let mut j = healthy();
+    j.push(5_000, Event::LeaseLost { detail: "asleep".into() });
+    assert_eq!(j.judge().drill, DrillVerdict::Aborted);
+}
+
+#[test]
+fn clean_needs_proof() {
+    let unclean = |j: Tape, why: &str| {
+        let verdict = j.judge();
+        assert!(!verdict.clean && verdict.unclean.iter().any(|u| u.contains(why)), "{why}: {:?}", verdict.unclean);
+    };
+    unclean(without(healthy(), |e| matches!(e, Event::Gone { .. })), "not proven to be gone");
+    unclean(without(healthy(), |e| matches!(e, Event::Reverted { .. })), "was not reverted");
+    unclean(without(healthy(), |e| matches!(e, Event::Ended { .. })), "never ended");
+    let mut j = healthy();
+    j.push(19_000, Event::Disarmed { left: vec!["pod firedrill/observer-x".into()] });
+    unclean(j, "observer-x");
+    let mut j = healthy();
+    j.revert(12_000, RevertResult::Failed);
+    unclean(j, "failed");
+    // Nothing was ever touched.
+    let j = Tape::new();
+    assert!(j.judge().clean);
+}
+
+#[test]
+fn several_bad_phases_count_until_the_first_stable_good() {
+    let mut j = healthy();
+    j.events.retain(|(_, e)| !matches!(e, Event::Run(r) if r.first_send == at(3_600)));
+    j.run("web", Good, 3_600, 5_000, RunEnd::Change);
+    j.run("web", Bad, 5_100, 5_200, RunEnd::Change);
+    j.run("web", Good, 5_300, 10_900, RunEnd::Cut);
+    let o = j.only();
+    assert_eq!(o.measured, Some(Bracket::new(5_200_000 - 1_020_000, 5_310_000 - 1_000_000)));
+    assert_eq!(o.outcome, Outcome::Missed);
+    // Without the demand for stability the first good sample counts.
+    j.plan.objectives.clear();
+    j.rto(3_000, 0);
+    assert_eq!(j.only().outcome, Outcome::Met);
+}
+
+#[test]
+fn unknown_is_never_good_and_a_hole_starts_stability_again() {
+    let with_middle = |state, from, to, ended_before| {
+        let mut j = healthy();
+        j.events.retain(|(_, e)| !matches!(e, Event::Run(r) if r.first_send.mono_us >= at(3_600).mono_us));
+        j.run("web", Good, 3_600, from - 100, ended_before);
+        if let Some(state) = state {
+            j.run("web", state, from, to, RunEnd::Change);
+        }
+        j.run("web", Good, to + 100, 19_900, RunEnd::End);
+        j.only()
+    };
+    // A whole second of unknown: recovery counts from the good sample after it.
+    let o = with_middle(Some(Unknown), 6_000, 7_000, RunEnd::Change);
+    assert_eq!(o.measured, Some(Bracket::new(2_480_000, 7_110_000 - 1_000_000)));
+    assert_eq!(o.outcome, Outcome::Inconclusive);
+    // A hole: the same.
+    let o = with_middle(None, 6_000, 7_000, RunEnd::Hole);
+    assert_eq!(o.measured, Some(Bracket::new(2_480_000, 7_110_000 - 1_000_000)));
+    // Even one that the sampler did not name.
+    let o = with_middle(None, 6_000, 7_000, RunEnd::Cut);
+    assert_eq!(o.measured, Some(Bracket::new(2_480_000, 7_110_000 - 1_000_000)));
+    // One unknown sample between two good ones is no hole.
+    let o = with_middle(Some(Unknown), 6_000, 6_000, RunEnd::Change);
+    assert_eq!(o.outcome, Outcome::Met);
+}
+
+#[test]
+fn a_drill_that_ends_before_it_is_stable_is_not_met() {
+    let mut j = without(healthy(), |e| matches!(e, Event::Run(r) if r.first_send.mono_us >= at(3_600).mono_us));
+    j.run("web", Good, 3_600, 8_500, RunEnd::End);
+    let o = j.only();
+    assert_eq!((o.outcome, o.measured), (Outcome::Inconclusive, Some(Bracket::at_least(2_480_000))));
+    assert!(o.reason.contains("did not watch that long"), "{}", o.reason);
+}
+
+#[test]
+fn never_recovered_has_no_upper_end() {
+    let mut j = without(healthy(), |e| matches!(e, Event::Run(r) if r.first_send.mono_us >= at(1_100).mono_us));
+    j.run("web", Bad, 1_100, 9_000, RunEnd::End);
+    let o = j.only();
+    assert_eq!((o.outcome, o.measured), (Outcome::Missed, Some(Bracket::at_least(9_000_000 - 1_020_000))));
+    j.plan.objectives.clear();
+    j.rto(60_000, 0);
+    let o = j.only();
+    assert_eq!(o.outcome, Outcome::Inconclusive);
+    assert!(o.reason.contains("before the drill took the fault away"), "{}", o.reason);
+}
+
+#[test]
+fn what_recovers_only_when_the_drill_takes_the_fault_away_did_not_recover() {
+    let frozen = |result| {
+        let mut j = without(healthy(), |e| {
+            matches!(e, Event::Run(r) if r.first_send.mono_us >= at(1_100).mono_us)
+                || matches!(e, Event::RevertIntent { .. } | Event::Reverted { .. } | Event::Gone { .. })
+        });
+        j.plan.objectives.clear();
+        j.rto(30_000, 5_000);
+        j.run("web", Bad, 1_100, 11_100, RunEnd::Change);
+        j.revert(11_000, result);
+        j.run("web", Good, 11_200, 19_900, RunEnd::End);
+        j.only()
+    };
+    // 10.2 s is within 30 s: but it was the revert that brought it back.
+    let o = frozen(RevertResult::Reverted);
+    assert_eq!((o.outcome, o.measured.unwrap().upper), (Outcome::Inconclusive, None), "{}", o.reason);
+    assert!(o.reason.contains("took the fault away"), "{}", o.reason);
+    // A revert that found nothing to undo brought nothing back.
+    assert_eq!(frozen(RevertResult::Nothing).outcome, Outcome::Met);
+}
+
+#[test]
+fn an_outage_of_the_revert_itself_is_not_the_faults() {
+    let mut j = without(healthy(), |e| matches!(e, Event::Run(r) if r.first_send == at(11_000)));
+    j.run("web", Good, 11_000, 11_200, RunEnd::Change);
+    j.run("web", Bad, 11_300, 12_000, RunEnd::Change);
+    j.run("web", Good, 12_100, 19_900, RunEnd::End);
+    assert_eq!(j.only().outcome, Outcome::Met);
+}
+
+#[test]
+fn no_bad_sample_means_no_longer_than_the_widest_gap() {
+    let never_bad = |j: &mut Tape, gap_ms: i64| {
+        j.events.retain(|(_, e)| !matches!(e, Event::Run(_)));
+        j.run("web", Good, 0, 900, RunEnd::Cut);
+        j.run("web", Good, 1_000, 5_000, RunEnd::Cut);
+        j.run("web", Good, 5_000 + gap_ms, 19_900, RunEnd::End);
+    };
+    let mut j = healthy();
+    never_bad(&mut j, 100);
+    let o = j.only();
+    assert_eq!((o.outcome, o.measured), (Outcome::Met, Some(Bracket::new(0, 110_000))), "{}", o.reason);
+    never_bad(&mut j, 4_000);
+    let o = j.only();
+    assert_eq!((o.outcome, o.measured), (Outcome::Inconclusive, Some(Bracket::new(0, 4_010_000))));
+    // Watched for a moment only.
+    j.events.retain(|(_, e)| !matches!(e, Event::Run(_)));
+    j.run("web", Good, 0, 900, RunEnd::Cut);
+    j.run("web", Good, 1_000, 1_500, RunEnd::End);
+    assert_eq!(j.only().outcome, Outcome::Inconclusive);
+    // Bad from the start: nothing can be said of the fault.
+    let mut j = without(healthy(), |e| matches!(e, Event::Run(r) if r.first_send.mono_us < at(1_100).mono_us));
+    j.run("web", Bad, 0, 900, RunEnd::Cut);
+    assert_eq!(j.only().outcome, Outcome::Inconclusive);
+}
+
+#[test]
+fn other_beginnings() {
+    let from = |from, j: &mut Tape| {
+        j.plan.objectives.clear();
+        j.objective("rto", |o| {
+            o.recovery_time = Some(RecoveryTime {
+                probe: "web".into(),
+                after: Some("break it".into()),
+                within: Dur::from_secs(3),
+                stable_for: Dur::from_secs(5),
+                from,
+                alert: Some("paged".into()),
+            });
+        });
+        j.only()
+    };
+    let mut j = healthy();
+    assert_eq!(from(From::Outage, &mut j).measured, Some(Bracket::new(2_390_000, 2_610_000)));
+    let o = from(From::Detected, &mut j);
+    assert_eq!(o.outcome, Outcome::Inconclusive);
+    assert!(o.reason.contains("never received"));
+    assert_eq!(from(From::Declared, &mut j).outcome, Outcome::Inconclusive);
+    j.push(2_300, Event::Alert(super::detection::seen(AlertStage::Received, 2_000, 2_300)));
+    assert_eq!(from(From::Detected, &mut j).measured, Some(Bracket::new(1_200_000, 1_610_000)));
+    j.step("declare", |s| s.declare = Some(Declare::default()));
+    j.push(2_400, Event::Acknowledged { step: "3".into(), by: "ann".into(), refused: false, remark: String::new(), at: at(2_400) });
+    j.push(2_500, Event::StepEnded { step: "3".into(), outcome: StepOutcome::Succeeded, detail: String::new(), end: at(2_500) });
+    assert_eq!(from(From::Declared, &mut j).measured, Some(Bracket::new(1_100_000, 1_210_000)));
+}
+
+#[test]
+fn another_machines_clock_cannot_measure() {
+    let mut j = healthy();
+    for (_, event) in &mut j.events {
+        if let Event::Run(run) = event {
+            for stamp in [&mut run.first_send, &mut run.first_complete, &mut run.last_send, &mut run.last_complete] {
+                stamp.clock = ClockId("laptop".into());
+            }
+        }
+    }
+    let o = j.only();
+    assert_ne!(o.outcome, Outcome::Met);
+    assert_ne!(o.outcome, Outcome::Missed);
+}
+
+#[test]
+fn availability_counts_unknown_both_ways() {
+    let judged = |at_least: f64, window: Option<u64>, j: &mut Tape| {
+        j.plan.objectives.clear();
+        j.objective("up", |o| {
+            let window = window.map(Dur::from_secs);
+            let after = Some("break it".into());
+            o.availability = Some(Availability { probe: "web".into(), after, window, at_least: Percent(at_least) });
+        });
+        j.only()
+    };
+    let mut j = healthy();
+    // 9 s until the steps' end; bad surely from 1.11 s to 3.5 s, good surely from 3.61 s.
+    let o = judged(71.0, None, &mut j);
+    assert_eq!(o.measured, Some(Bracket::new(710_000, 1_000_000 - 265_555)));
+    assert_eq!(o.outcome, Outcome::Met);
+    assert_eq!(judged(72.0, None, &mut j).outcome, Outcome::Inconclusive);
+    assert_eq!(judged(74.0, None, &mut j).outcome, Outcome::Missed);
+    // A window that the drill did not watch to its end cannot be met by what was seen.
+    assert_eq!(judged(50.0, Some(60), &mut j).outcome, Outcome::Inconclusive);
+    let mut j = without(j, |e| matches!(e, Event::Run(_)));
+    assert_eq!(judged(0.0, None, &mut j).outcome, Outcome::Inconclusive);
+}
+
+/// A ledger's reading of 1000 acknowledged writes, the ones given lost (number, send, ack in ms).
+fn ledger(lost: &[(u64, i64, i64)]) -> LedgerReading {
+    let write = |&(n, send, ack): &(u64, i64, i64)| LedgerWrite { n, send: at(send), ack: at(ack) };
+    LedgerReading {
+        attempted: 1_010,
+        ok: 1_000,
+        unknown: 10,
+        lost: lost.iter().map(write).collect(),
+        last_kept: Some(write(&(40, 880, 890))),
+        copies: vec![LedgerCopy {
+            name: "primary".into(),
+            caught_up: true,
+            missing: u64::try_from(lost.len()).unwrap(),
+            detail: String::new(),
+        }],
+        ..LedgerReading::default()
+    }
+}
+
+fn with_ledger(reading: Reading, writes: Option<u64>, within_ms: Option<u64>) -> Tape {
+    let mut j = healthy();
+    j.plan.objectives.clear();
+    j.probe("orders", 20, |p| p.ledger = Some(LedgerProbe::default()));
+    j.run("orders", Good, 0, 900, RunEnd::Cut);
+    j.push(19_000, Event::Reading { of: "orders".into(), begin: at(18_000), end: at(19_000), reading });
+    j.objective("rpo", |o| {
+        o.data_loss = Some(DataLoss { ledger: "orders".into(), writes, within: within_ms.map(Dur::from_millis), after: None });
+    });
+    j
+}
+
+#[test]
+fn lost_writes_are_counted_and_dated() {
+    assert_eq!(with_ledger(Reading::Ledger(ledger(&[])), Some(0), None).only().outcome, Outcome::Met);
+    let o = with_ledger(Reading::Ledger(ledger(&[(41, 890, 900), (42, 900, 910)])), Some(0), None).only();
+    assert_eq!((o.outcome, o.measured), (Outcome::Missed, Some(Bracket::exact(2))));
+    // Recovery point: [F.start − oldestLost.ack, F.effective − lastKept.send].
+    let point = |within| with_ledger(Reading::Ledger(ledger(&[(41, 890, 900), (99, 1_500, 1_510)])), None, Some(within)).only();
+    assert_eq!(point(140).measured, Some(Bracket::new(100_000, 140_000)));
+    assert_eq!(point(140).outcome, Outcome::Met);
+    assert_eq!(point(120).outcome, Outcome::Inconclusive);
+    assert_eq!(point(99).outcome, Outcome::Missed);
+    // The one acknowledged after the fault took effect is a split brain's.
+    assert!(point(140).parts.iter().any(|p| p.detail.contains("1 lost writes were acknowledged after")));
+}
+
+#[test]
+fn no_loss_is_not_proven_by_not_looking() {
+    let inconclusive = |reading, why: &str| {
+        let o = with_ledger(reading, Some(0), None).only();
+        assert_eq!(o.outcome, Outcome::Inconclusive, "{why}");
+        assert!(o.reason.contains(why), "{why}: {}", o.reason);
+    };
+    inconclusive(Reading::Ledger(LedgerReading { ok: 0, ..ledger(&[]) }), "no acknowledged write");
+    inconclusive(Reading::Ledger(LedgerReading { copies: Vec::new(), ..ledger(&[]) }), "from nowhere");
+    inconclusive(Reading::Ledger(LedgerReading { phantom: 2, ..ledger(&[]) }), "nobody wrote");
+    inconclusive(Reading::Failed { detail: "no route".into() }, "no route");
+    let mut behind = ledger(&[]);
+    behind.copies.push(LedgerCopy { name: "orders-db-2".into(), caught_up: false, missing: 0, detail: "not answering".into() });
+    inconclusive(Reading::Ledger(behind), "orders-db-2");
+    // A caught-up replica that lacks a write has lost it, whatever the primary says.
+    let mut diverged = ledger(&[]);
+    diverged.copies.push(LedgerCopy { name: "orders-db-2".into(), caught_up: true, missing: 3, detail: String::new() });
+    assert_eq!(with_ledger(Reading::Ledger(diverged), Some(0), None).only().outcome, Outcome::Missed);
+    // A configured replica that was not read.
+    let mut j = with_ledger(Reading::Ledger(ledger(&[])), Some(0), None);
+    j.plan.probes.get_mut("orders").unwrap().spec.ledger =
+        Some(LedgerProbe { replicas: Some("replicas".into()), ..LedgerProbe::default() });
+    assert_eq!(j.only().outcome, Outcome::Inconclusive);
+    // No write before the fault.
+    let j = without(with_ledger(Reading::Ledger(ledger(&[])), Some(0), None), |e| matches!(e, Event::Run(r) if r.probe == "orders"));
+    assert_eq!(j.only().outcome, Outcome::Inconclusive);
+    // Never read.
+    let j = without(with_ledger(Reading::Ledger(ledger(&[])), Some(0), None), |e| matches!(e, Event::Reading { .. }));
+    assert_eq!(j.only().outcome, Outcome::Inconclusive);
+}
