@@ -5,6 +5,7 @@
 //! Data moves one way: [`scenario`] → [`plan`] → `drill` → [`journal`] → `verdict` → `report`; no module reaches
 //! backwards. `docs/architecture.md` has the map.
 
+pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

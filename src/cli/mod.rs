@@ -1,5 +1,7 @@
 //! Arguments, wiring, exit codes. Parses and wires, and decides nothing.
 
+mod agent;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -15,7 +17,10 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    #[command(hide = true)]
+    Agent(agent::Args),
+}
 
 /// The whole program: parses the arguments, runs the command, maps its end to an exit code.
 pub fn main() -> ExitCode {
@@ -32,5 +37,23 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Exit {
-    match command {}
+    match command {
+        Command::Agent(args) => block_on(agent::run(args)),
+    }
+}
+
+/// Runs a command to its end on a runtime of its own.
+fn block_on(command: impl Future<Output = Exit>) -> Exit {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let exit = runtime.block_on(command);
+            // A read of standard input cannot be taken back: nothing waits for its thread.
+            runtime.shutdown_background();
+            exit
+        }
+        Err(error) => {
+            eprintln!("failed to start: {error}");
+            Exit::Refused
+        }
+    }
 }

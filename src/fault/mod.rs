@@ -5,4 +5,4 @@
 
 mod undo;
 
-pub use undo::Undo;
+pub use undo::*;

@@ -1,0 +1,19 @@
+//! What runs on nodes and in pods, and the way to talk to it.
+//!
+//! There is one mechanism for everything that firedrill runs inside a cluster: a pod of its own whose main process is
+//! `firedrill agent …`, listening on a Unix socket, and `firedrill agent attach`, started in that pod through the API
+//! server's exec, which joins its standard input and output to that socket. So nothing needs a Service, a port or a
+//! credential of the cluster in the pod, and a dropped exec is attached again without a loss ([`link`], [`server`]).
+//!
+//! **Architecture invariant:** an agent undoes by itself whatever it did when nobody renews its time to live, and it
+//! needs neither the API server nor the network for that.
+
+pub mod link;
+pub mod node;
+pub mod pods;
+pub mod processes;
+pub mod protocol;
+pub mod server;
+mod wire;
+
+pub use link::{ClockLink, Events, Link, LinkError, LinkEvent, LinkSpec, LinkState, Transport};

@@ -1,0 +1,329 @@
+//! The processes of pods, as `/proc` of a node shows them, and signals to exactly those.
+//!
+//! A pod's processes are found through their cgroups, which carry the pod's uid in every layout (cgroup v1 and v2, driver
+//! cgroupfs and systemd); no container runtime is asked. Which container of the pod a process belongs to is said by the pod's
+//! status (container ids, sent by the runner) and by its mounts: the kubelet mounts
+//! `…/pods/<uid>/containers/<name>/<random>` as the termination log into every container but the sandbox. What neither of them
+//! names (the sandbox, a container that is just being made) is never touched.
+//!
+//! A process is identified by its number *and* its start time, and signalled through a pidfd opened before the start time is
+//! compared, so that a number that was given away again in between hits nobody.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
+};
+use serde::{Deserialize, Serialize};
+
+/// A pod whose processes are meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePod {
+    /// Its uid.
+    pub uid: String,
+    /// `namespace/name`, for messages.
+    pub name: String,
+    /// Only these containers, by name; all when empty.
+    pub containers: Vec<String>,
+    /// Container ids and their names, as the pod's status has them.
+    pub ids: BTreeMap<String, String>,
+}
+
+/// A process that stays the same process: number and start time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ident {
+    /// Number.
+    pub pid: i32,
+    /// Start, in clock ticks since the boot.
+    pub start: u64,
+}
+
+/// A process of a pod's container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Which.
+    pub ident: Ident,
+    /// Its command's name, as the kernel keeps it.
+    pub comm: String,
+    /// The container's id.
+    pub id: String,
+    /// The container's name.
+    pub container: String,
+    /// Whether it can run.
+    pub state: State,
+    /// The first of its container's process namespace: its end takes the others with it.
+    pub init: bool,
+}
+
+/// Whether a process can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It can.
+    Running,
+    /// All its threads are stopped, or will be before they execute one more instruction of the program.
+    Stopped,
+    /// It has ended; at most its entry is left.
+    Dead,
+}
+
+/// A node's `/proc`.
+#[derive(Debug, Clone)]
+pub struct Proc {
+    root: PathBuf,
+}
+
+impl Default for Proc {
+    fn default() -> Self {
+        Self { root: PathBuf::from("/proc") }
+    }
+}
+
+impl Proc {
+    /// Another root: for tests.
+    pub const fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// All process numbers.
+    pub fn pids(&self) -> BTreeSet<i32> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    fn read(&self, pid: i32, file: &str) -> Option<String> {
+        // Command names and mount points may hold any bytes.
+        fs::read(self.root.join(pid.to_string()).join(file)).ok().map(|b| String::from_utf8_lossy(&b).into_owned())
+    }
+
+    /// The container id of a process if it is in a container of the pod with this uid.
+    pub fn container_id(&self, pid: i32, uid: &str) -> Option<String> {
+        container_in_cgroups(&self.read(pid, "cgroup")?, uid)
+    }
+
+    /// The process of a number, now.
+    pub fn ident(&self, pid: i32) -> Option<Ident> {
+        let start = parse_stat(&self.read(pid, "stat")?)?.start;
+        Some(Ident { pid, start })
+    }
+
+    /// How a process is: dead when it is not there, or its number belongs to another one by now.
+    pub fn state(&self, ident: Ident) -> State {
+        let Some(stat) = self.read(ident.pid, "stat").as_deref().and_then(parse_stat) else { return State::Dead };
+        if stat.start != ident.start {
+            return State::Dead;
+        }
+        let tasks: Vec<(String, char)> = fs::read_dir(self.root.join(ident.pid.to_string()).join("task"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|t| {
+                let text = fs::read(t.path().join("stat")).ok()?;
+                Some((t.file_name().to_string_lossy().into_owned(), parse_stat(&String::from_utf8_lossy(&text))?.state))
+            })
+            .collect();
+        if tasks.iter().all(|(_, s)| matches!(s, 'Z' | 'X' | 'x')) {
+            // No task left to read: it went away while we looked.
+            return State::Dead;
+        }
+        let stopped = |s: &char| matches!(s, 'T' | 't');
+        let group_stops = tasks.iter().any(|(_, s)| stopped(s));
+        let all_stopped = tasks.iter().all(|(tid, s)| match s {
+            'T' | 't' | 'Z' | 'X' | 'x' => true,
+            // In an uninterruptible wait (on a disk; a vfork whose child is stopped): it will stop before it returns to
+            // the program if the stop is under way for the whole process or still pending.
+            'D' => group_stops || self.read(ident.pid, &format!("task/{tid}/status")).is_some_and(|t| stop_pending(&t)),
+            _ => false,
+        });
+        if all_stopped { State::Stopped } else { State::Running }
+    }
+
+    /// All processes in the chosen, named containers of a pod, the first of each process namespace first.
+    pub fn of_pod(&self, pod: &NodePod, pids: impl IntoIterator<Item = i32>) -> Vec<Process> {
+        let own = i32::try_from(std::process::id()).unwrap_or(0);
+        let mut names: BTreeMap<String, Option<String>> = BTreeMap::new();
+        let mut found = Vec::new();
+        for pid in pids.into_iter().filter(|p| *p != own) {
+            let Some(id) = self.container_id(pid, &pod.uid) else { continue };
+            let Some(stat) = self.read(pid, "stat").as_deref().and_then(parse_stat) else { continue };
+            let name = names.entry(id.clone()).or_insert_with(|| pod.ids.get(&id).cloned());
+            if name.is_none() {
+                *name = self.read(pid, "mountinfo").and_then(|m| container_in_mounts(&m, &pod.uid));
+            }
+            let ident = Ident { pid, start: stat.start };
+            let init = self.read(pid, "status").is_some_and(|s| namespace_init(&s));
+            found.push(Process { ident, comm: stat.comm, id, container: String::new(), state: self.state(ident), init });
+        }
+        found.retain_mut(|p| match names.get(&p.id) {
+            Some(Some(name)) if pod.containers.is_empty() || pod.containers.contains(name) => {
+                p.container.clone_from(name);
+                p.state != State::Dead
+            }
+            _ => false,
+        });
+        found.sort_by_key(|p| (!p.init, p.ident));
+        found
+    }
+
+    /// Sends a signal to exactly this process. `false` if it is gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses, with its reason.
+    pub fn signal(&self, ident: Ident, signal: Signal) -> Result<bool, String> {
+        let Some(pid) = Pid::from_raw(ident.pid) else { return Ok(false) };
+        let refused = |e: Errno| format!("failed to send {signal:?} to process {}: {e}", ident.pid);
+        let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => Some(fd),
+            Err(Errno::SRCH) => return Ok(false),
+            // Before Linux 5.3, or forbidden by a sandbox: the number must do.
+            Err(Errno::NOSYS | Errno::PERM) => None,
+            Err(e) => return Err(refused(e)),
+        };
+        if self.ident(ident.pid) != Some(ident) {
+            return Ok(false);
+        }
+        let sent = match fd {
+            Some(fd) => pidfd_send_signal(fd, signal),
+            None => kill_process(pid, signal),
+        };
+        match sent {
+            Ok(()) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(e) => Err(refused(e)),
+        }
+    }
+}
+
+struct Stat {
+    comm: String,
+    state: char,
+    start: u64,
+}
+
+/// `pid (comm) state ppid …`; field 22 is the start. The command's name may hold blanks and parentheses.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (open, close) = (text.find('(')?, text.rfind(')')?);
+    let mut rest = text.get(close + 1..)?.split_ascii_whitespace();
+    let state = rest.next()?.chars().next()?;
+    Some(Stat { comm: text.get(open + 1..close)?.to_owned(), state, start: rest.nth(18)?.parse().ok()? })
+}
+
+/// Whether SIGSTOP waits for delivery, for the thread or the whole process.
+fn stop_pending(status: &str) -> bool {
+    status.lines().filter_map(|l| l.strip_prefix("SigPnd:").or_else(|| l.strip_prefix("ShdPnd:"))).any(|mask| {
+        // Signal n is bit n-1; SIGSTOP is 19.
+        u64::from_str_radix(mask.trim(), 16).is_ok_and(|m| m >> 18 & 1 == 1)
+    })
+}
+
+/// Whether a process is number 1 in the innermost of its process namespaces, and that is not the one we look from.
+fn namespace_init(status: &str) -> bool {
+    let Some(pids) = status.lines().find_map(|l| l.strip_prefix("NSpid:")) else { return false };
+    let pids: Vec<&str> = pids.split_ascii_whitespace().collect();
+    pids.len() > 1 && pids.last() == Some(&"1")
+}
+
+/// The container id in `/proc/<pid>/cgroup`, if the process is in a container of this pod.
+fn container_in_cgroups(text: &str, uid: &str) -> Option<String> {
+    if uid.is_empty() {
+        return None;
+    }
+    let plain = format!("pod{uid}");
+    let slice = format!("pod{}.slice", uid.replace('-', "_"));
+    text.lines().find_map(|line| {
+        let path = line.splitn(3, ':').nth(2)?;
+        let mut segments = path.split('/');
+        // `pod<uid>` (cgroupfs) or `kubepods-burstable-pod<uid with _>.slice` (systemd).
+        segments.find(|s| *s == plain || s.strip_suffix(slice.as_str()).is_some_and(|front| front.is_empty() || front.ends_with('-')))?;
+        let container = segments.next()?;
+        // `<id>`, `cri-containerd-<id>.scope`, `crio-<id>.scope`; CRI-O's monitor is in the pod's slice too, and is not the pod's.
+        if container.contains("conmon") {
+            return None;
+        }
+        let id = container.strip_suffix(".scope").unwrap_or(container);
+        let id = id.rsplit_once('-').map_or(id, |(_, id)| id);
+        (id.len() >= 12 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_owned())
+    })
+}
+
+/// The container's name in `/proc/<pid>/mountinfo`: the source of its termination log.
+fn container_in_mounts(text: &str, uid: &str) -> Option<String> {
+    let marker = format!("/pods/{uid}/containers/");
+    text.lines().find_map(|line| {
+        let root = line.split(' ').nth(3)?;
+        let rest = root.split_once(marker.as_str()).map(|(_, rest)| rest).or_else(|| {
+            // /var/lib/kubelet may be a mount of its own.
+            root.strip_prefix(marker.trim_start_matches('/'))
+        })?;
+        let (name, file) = rest.split_once('/')?;
+        (!name.is_empty() && !file.is_empty()).then(|| name.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "0f1c2d3e-4b5a-6978-8796-a5b4c3d2e1f0";
+    const ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    #[test]
+    fn containers_are_found_in_every_layout_of_cgroups() {
+        let under = UID.replace('-', "_");
+        for text in [
+            format!("9:name=systemd:/\n4:memory:/testbed1/kubepods/burstable/pod{UID}/{ID}\n0::/\n"),
+            format!("0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-{ID}.scope\n"),
+            format!("0::/kubepods.slice/kubepods-pod{under}.slice/crio-{ID}.scope/container/init.scope\n"),
+            format!("0::/../../../besteffort/pod{UID}/{ID}/system.slice\n"),
+        ] {
+            assert_eq!(container_in_cgroups(&text, UID).as_deref(), Some(ID), "{text}");
+        }
+    }
+
+    #[test]
+    fn strangers_are_not_found() {
+        let under = UID.replace('-', "_");
+        for text in [
+            format!("0::/kubepods/pod{UID}\n"),
+            format!("0::/kubepods.slice/kubepods-pod{under}.slice/crio-conmon-{ID}.scope\n"),
+            format!("0::/kubepods/podf{UID}/{ID}\n"),
+            format!("0::/kubepods/burstable/pod{}/{ID}\n", UID.replace('0', "1")),
+            format!("0::/system.slice/containerd.service/{ID}\n"),
+            String::new(),
+        ] {
+            assert_eq!(container_in_cgroups(&text, UID), None, "{text}");
+        }
+        assert_eq!(container_in_cgroups(&format!("0::/kubepods/pod/{ID}"), ""), None);
+    }
+
+    #[test]
+    fn a_containers_name_is_the_source_of_its_termination_log() {
+        let mounts = format!(
+            "600 590 0:50 / / rw - overlay overlay rw\n\
+             612 600 254:0 /var/lib/kubelet/pods/{UID}/etc-hosts /etc/hosts rw - ext4 /dev/vda rw\n\
+             613 600 254:0 /var/lib/kubelet/pods/{UID}/containers/postgres/1a2b3c4d /dev/termination-log rw - ext4 /dev/vda rw\n"
+        );
+        assert_eq!(container_in_mounts(&mounts, UID).as_deref(), Some("postgres"));
+        assert_eq!(container_in_mounts(&mounts.replace("/var/lib/kubelet", ""), UID).as_deref(), Some("postgres"));
+        assert_eq!(container_in_mounts(&mounts, "another"), None);
+    }
+
+    #[test]
+    fn a_stat_line_with_a_wild_name() {
+        let s = parse_stat("42 (a) b (c) T 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 10").unwrap();
+        assert_eq!((s.comm.as_str(), s.state, s.start), ("a) b (c", 'T', 987_654));
+        assert!(parse_stat("42 (cut").is_none() && parse_stat("").is_none());
+    }
+
+    #[test]
+    fn pending_stops_and_first_processes() {
+        assert!(stop_pending("SigPnd:\t0000000000000000\nShdPnd:\t0000000000040000\n"));
+        assert!(!stop_pending("SigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"));
+        assert!(namespace_init("NSpid:\t4711\t1\n") && !namespace_init("NSpid:\t1\n") && !namespace_init("NSpid:\t4711\t7\n"));
+    }
+}

@@ -1,0 +1,426 @@
+//! The agent's side of the link: one actor that owns the connection, the time to live and the events not yet acknowledged.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use serde_json::Value;
+use tokio::{
+    net::UnixListener,
+    sync::{Notify, mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use super::{
+    protocol::{FromAgent, Hello, MAX_PENDING, Req, Res, ToAgent, VERSION, WINDOW, Welcome},
+    wire::{Pipe, Wire},
+};
+use crate::clock::Clock;
+
+/// How an agent is set up.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The drill.
+    pub drill: String,
+    /// Its token.
+    pub token: String,
+    /// How long to wait for the first runner.
+    pub ttl: Duration,
+    /// How long the service may take to undo everything at the end.
+    pub end_limit: Duration,
+}
+
+/// Where the runner comes from.
+#[derive(Debug, Clone)]
+pub enum Listen {
+    /// Through `firedrill agent attach`, again and again.
+    Socket(PathBuf),
+    /// This process's standard input and output, once.
+    Stdio,
+}
+
+/// What the actor asks of the service.
+#[derive(Debug)]
+pub enum Order {
+    /// Do something and answer.
+    Call {
+        /// What.
+        body: Value,
+        /// The answer goes here.
+        reply: oneshot::Sender<Result<Value, String>>,
+    },
+    /// Undo everything and return.
+    End {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Events for the runner. Pushing never waits.
+#[derive(Debug, Clone)]
+pub struct EventsOut(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    buffer: Mutex<Buffer>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Buffer {
+    events: VecDeque<(u64, Value, usize)>,
+    bytes: usize,
+    max_bytes: usize,
+    next_seq: u64,
+    acked: u64,
+}
+
+impl EventsOut {
+    /// An empty buffer of at most this many bytes of JSON.
+    pub fn new(max_bytes: usize) -> Self {
+        let buffer = Buffer { events: VecDeque::new(), bytes: 0, max_bytes, next_seq: 1, acked: 0 };
+        Self(Arc::new(Shared { buffer: Mutex::new(buffer), changed: Notify::new() }))
+    }
+
+    /// Keeps an event until the runner has acknowledged it. When the buffer is full, the oldest events are dropped; the
+    /// runner is told how many by the hole in their numbers.
+    pub fn push(&self, event: Value) {
+        let size = event.to_string().len();
+        let mut b = self.lock();
+        let seq = b.next_seq;
+        b.next_seq += 1;
+        b.bytes += size;
+        b.events.push_back((seq, event, size));
+        while b.bytes > b.max_bytes && b.events.len() > 1 {
+            if let Some((_, _, size)) = b.events.pop_front() {
+                b.bytes -= size;
+            }
+        }
+        drop(b);
+        self.0.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Buffer> {
+        // Nothing in a critical section can leave the buffer half changed.
+        self.0.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ack(&self, seq: u64) {
+        let mut b = self.lock();
+        if seq <= b.acked || seq >= b.next_seq {
+            return;
+        }
+        b.acked = seq;
+        while b.events.front().is_some_and(|(s, ..)| *s <= seq) {
+            if let Some((_, _, size)) = b.events.pop_front() {
+                b.bytes -= size;
+            }
+        }
+    }
+
+    fn acked(&self) -> u64 {
+        self.lock().acked
+    }
+
+    /// The events after `sent` that may be sent now.
+    fn after(&self, sent: u64) -> Vec<(u64, Value)> {
+        let b = self.lock();
+        let last = b.acked + WINDOW;
+        b.events.iter().filter(|(s, ..)| *s > sent && *s <= last).map(|(s, v, _)| (*s, v.clone())).collect()
+    }
+}
+
+struct Connection {
+    wire: Wire<ToAgent>,
+    /// The last event sent on it.
+    sent: u64,
+}
+
+type Answer = (String, u64, Result<Value, String>);
+
+struct Actor {
+    config: Config,
+    clock: Clock,
+    events: EventsOut,
+    connection: Option<Connection>,
+    session: String,
+    superseded: VecDeque<String>,
+    /// Answers of this session by request; `None` while it is being done.
+    answers: BTreeMap<u64, Option<Res>>,
+    deadline: Instant,
+    ttl: Duration,
+    bye: Option<u64>,
+}
+
+/// Runs an agent until it is told goodbye, its time to live runs out or it gets SIGTERM; then the service undoes everything.
+/// Returns why it ended.
+///
+/// # Errors
+/// When the socket cannot be made, or the service does not come to its end in time.
+pub async fn serve(
+    config: Config,
+    clock: Clock,
+    listen: Listen,
+    events: EventsOut,
+    orders: mpsc::Sender<Order>,
+    service: JoinHandle<Result<String, String>>,
+) -> Result<String, String> {
+    let (candidates_tx, mut candidates) = mpsc::channel(8);
+    let stdio = matches!(listen, Listen::Stdio);
+    let acceptor = match listen {
+        Listen::Socket(path) => {
+            // A file left by a container that was restarted in place would be in the way.
+            let _ = std::fs::remove_file(&path);
+            let listener = UnixListener::bind(&path).map_err(|e| format!("failed to listen on {}: {e}", path.display()))?;
+            tokio::spawn(accept(listener, candidates_tx))
+        }
+        Listen::Stdio => tokio::spawn(async move {
+            let pipe = Pipe { read: Box::new(tokio::io::stdin()), write: Box::new(tokio::io::stdout()), keep: Box::new(()) };
+            greet(pipe, candidates_tx).await;
+        }),
+    };
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(|e| format!("failed to wait for SIGTERM: {e}"))?;
+    let mut interrupt =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).map_err(|e| format!("failed to wait for SIGINT: {e}"))?;
+    let ttl = config.ttl;
+    let mut actor = Actor {
+        config,
+        clock,
+        events,
+        connection: None,
+        session: String::new(),
+        superseded: VecDeque::new(),
+        answers: BTreeMap::new(),
+        deadline: Instant::now() + ttl,
+        ttl,
+        bye: None,
+    };
+    let mut doing: FuturesUnordered<tokio::task::JoinHandle<Answer>> = FuturesUnordered::new();
+    let why = loop {
+        let incoming = async {
+            match actor.connection.as_mut() {
+                Some(c) => c.wire.incoming.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break "told to terminate".to_owned(),
+            _ = interrupt.recv() => break "interrupted".to_owned(),
+            () = tokio::time::sleep_until(actor.deadline) => break format!("no runner renewed the time to live of {}", crate::scenario::types::Dur(actor.ttl)),
+            Some(Ok((session, id, answer))) = doing.next(), if !doing.is_empty() => actor.answered(&session, id, answer),
+            frame = incoming => match frame {
+                Some(Ok(frame)) => {
+                    if let Some(call) = actor.frame(frame, &orders) {
+                        doing.push(call);
+                    }
+                    if actor.bye.is_some() {
+                        break "goodbye".to_owned();
+                    }
+                }
+                Some(Err(why)) => {
+                    tracing::warn!("connection dropped: {why}");
+                    actor.connection = None;
+                }
+                None => {
+                    actor.connection = None;
+                    if stdio {
+                        // There is no second connection to wait for.
+                        break "standard input was closed".to_owned();
+                    }
+                }
+            },
+            Some((hello, wire)) = candidates.recv() => actor.connect(hello, wire),
+            () = actor.events.0.changed.notified() => {}
+        }
+        actor.pump();
+    };
+    acceptor.abort();
+    tracing::info!("ending: {why}");
+    let end_limit = actor.config.end_limit;
+    let ended = tokio::time::timeout(end_limit, async {
+        // A service that is gone already has nothing to be told.
+        let _ = orders.send(Order::End { why: why.clone() }).await;
+        drop(orders);
+        service.await
+    })
+    .await;
+    let result = match ended {
+        Err(_) => Err(format!("the service did not end within {}", crate::scenario::types::Dur(end_limit))),
+        Ok(Err(e)) => Err(format!("the service failed: {e}")),
+        Ok(Ok(Err(e))) => Err(e),
+        Ok(Ok(Ok(said))) => Ok(said),
+    };
+    actor.pump();
+    if let Some(connection) = actor.connection.take() {
+        if let Some(id) = actor.bye {
+            let res = match &result {
+                Ok(said) => Res::Done(said.clone()),
+                Err(e) => Res::Failed(e.clone()),
+            };
+            let _ = connection.wire.send(&FromAgent { id: Some(id), res: Some(res), ..FromAgent::default() });
+        }
+        connection.wire.close(Duration::from_secs(2)).await;
+    }
+    result.map(|said| if said.is_empty() { why.clone() } else { format!("{why}; {said}") }).map_err(|e| format!("{why}; {e}"))
+}
+
+impl Actor {
+    fn connect(&mut self, hello: Hello, wire: Wire<ToAgent>) {
+        let refused = if hello.version != VERSION {
+            Some(format!("the runner speaks version {} and the agent {VERSION}: use an image of the runner's version", hello.version))
+        } else if hello.drill != self.config.drill || hello.token != self.config.token {
+            Some(format!("this agent belongs to another drill than `{}`, or to another token", hello.drill))
+        } else if self.superseded.contains(&hello.session) {
+            Some("another runner has taken this agent over".to_owned())
+        } else {
+            None
+        };
+        let reply = |res| FromAgent { id: Some(0), res: Some(res), ..FromAgent::default() };
+        if let Some(why) = refused {
+            tracing::warn!("refused a runner: {why}");
+            let _ = wire.send(&reply(Res::Refused(why)));
+            tokio::spawn(wire.close(Duration::from_secs(2)));
+            return;
+        }
+        if hello.session != self.session {
+            if !self.session.is_empty() {
+                self.superseded.push_back(std::mem::take(&mut self.session));
+                if self.superseded.len() > 64 {
+                    self.superseded.pop_front();
+                }
+            }
+            self.session = hello.session;
+            self.answers.clear();
+        }
+        self.renew(hello.ttl_ms);
+        let acked = self.events.acked();
+        let welcome = Welcome { version: env!("CARGO_PKG_VERSION").to_owned(), clock: self.clock.id().clone(), acked };
+        if wire.send(&reply(Res::Welcome(welcome))).is_ok() {
+            self.connection = Some(Connection { wire, sent: acked });
+        }
+    }
+
+    fn renew(&mut self, ttl_ms: u64) {
+        // At least a second, at most a day: neither a slip nor an overflow may make an agent immortal.
+        self.ttl = Duration::from_millis(ttl_ms.clamp(1_000, 86_400_000));
+        self.deadline = Instant::now() + self.ttl;
+    }
+
+    fn send(&mut self, frame: &FromAgent) {
+        if self.connection.as_ref().is_some_and(|c| c.wire.send(frame).is_err()) {
+            // The runner attaches again and asks again.
+            self.connection = None;
+        }
+    }
+
+    fn respond(&mut self, id: u64, res: Res) {
+        self.send(&FromAgent { id: Some(id), res: Some(res), ..FromAgent::default() });
+    }
+
+    fn frame(&mut self, frame: ToAgent, orders: &mpsc::Sender<Order>) -> Option<JoinHandle<Answer>> {
+        if let Some(seq) = frame.ack {
+            self.events.ack(seq);
+        }
+        let (Some(id), Some(req)) = (frame.id, frame.req) else { return None };
+        match req {
+            Req::Ping => self.respond(id, Res::Pong(self.clock.now())),
+            Req::Renew { ttl_ms } => {
+                self.renew(ttl_ms);
+                self.respond(id, Res::Done(String::new()));
+            }
+            Req::Hello(_) => self.respond(id, Res::Failed("said hello twice".to_owned())),
+            Req::Bye => self.bye = Some(id),
+            Req::Call(body) => match self.answers.get(&id) {
+                Some(None) => {} // being done; the answer will come
+                Some(Some(res)) => self.respond(id, res.clone()),
+                None => {
+                    if self.answers.values().filter(|a| a.is_none()).count() >= MAX_PENDING {
+                        self.respond(id, Res::Failed(format!("more than {MAX_PENDING} requests at one time")));
+                        return None;
+                    }
+                    let (reply, answer) = oneshot::channel();
+                    if orders.try_send(Order::Call { body, reply }).is_err() {
+                        self.respond(id, Res::Failed("the service is not taking requests".to_owned()));
+                        return None;
+                    }
+                    self.answers.insert(id, None);
+                    let session = self.session.clone();
+                    return Some(tokio::spawn(async move {
+                        (session, id, answer.await.unwrap_or_else(|_| Err("the service dropped the request".to_owned())))
+                    }));
+                }
+            },
+        }
+        None
+    }
+
+    fn answered(&mut self, session: &str, id: u64, answer: Result<Value, String>) {
+        if session != self.session {
+            return;
+        }
+        let res = match answer {
+            Ok(value) => Res::Answer(value),
+            Err(why) => Res::Failed(why),
+        };
+        self.respond(id, res.clone());
+        self.answers.insert(id, Some(res));
+        while self.answers.len() > 4 * MAX_PENDING {
+            let Some(oldest) = self.answers.iter().find(|(_, a)| a.is_some()).map(|(id, _)| *id) else { break };
+            self.answers.remove(&oldest);
+        }
+    }
+
+    /// Sends the events that may be sent.
+    fn pump(&mut self) {
+        let Some(sent) = self.connection.as_ref().map(|c| c.sent) else { return };
+        for (seq, event) in self.events.after(sent) {
+            self.send(&FromAgent { seq: Some(seq), ev: Some(event), ..FromAgent::default() });
+            let Some(connection) = self.connection.as_mut() else { return };
+            connection.sent = seq;
+        }
+    }
+}
+
+async fn accept(listener: UnixListener, candidates: mpsc::Sender<(Hello, Wire<ToAgent>)>) {
+    let strangers = Arc::new(tokio::sync::Semaphore::new(8));
+    loop {
+        let Ok(permit) = Arc::clone(&strangers).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let candidates = candidates.clone();
+                tokio::spawn(async move {
+                    let (read, write) = stream.into_split();
+                    greet(Pipe { read: Box::new(read), write: Box::new(write), keep: Box::new(()) }, candidates).await;
+                    drop(permit);
+                });
+            }
+            Err(e) => {
+                // Out of file descriptors and the like: it may pass, and the time to live goes on running.
+                tracing::warn!("failed to accept a connection: {e}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+/// Waits for the hello. Who does not say it within 10 s is dropped.
+async fn greet(pipe: Pipe, candidates: mpsc::Sender<(Hello, Wire<ToAgent>)>) {
+    let mut wire = Wire::<ToAgent>::new(pipe);
+    match tokio::time::timeout(Duration::from_secs(10), wire.incoming.recv()).await {
+        Ok(Some(Ok(ToAgent { req: Some(Req::Hello(hello)), .. }))) => {
+            // The actor is gone only when the agent ends.
+            let _ = candidates.send((hello, wire)).await;
+        }
+        Ok(Some(Err(why))) => tracing::warn!("dropped a connection: {why}"),
+        Ok(Some(Ok(_))) => tracing::warn!("dropped a connection: it did not begin with a hello"),
+        Ok(None) => {}
+        Err(_) => tracing::warn!("dropped a connection: no hello within 10 s"),
+    }
+}
