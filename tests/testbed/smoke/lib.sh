@@ -94,8 +94,8 @@ end_all_clusters() {
 # may come and go meanwhile. Two of them must be equal before `up` and after `down`.
 inventory() (
   set +ex # sections may be empty; a subshell, so that the caller's options stay
-  others=$(for dir in "$STATE_ROOT"/*/; do
-    if [ ! -f "$dir/index" ] || [[ $(basename "$dir") == smoke* ]]; then continue; fi
+  others=$(for dir in "$STATE_ROOT"/*/ /tmp/firedrill-testbed/*/ /tmp/firedrill-ci/*/; do
+    if [ ! -f "$dir/index" ] || [[ $dir == "$STATE_ROOT"/smoke* ]]; then continue; fi
     i=$(cat "$dir/index")
     printf '%s|' "fdbr$i" "fd$i-[0-9]" "172\.30\.$i\." "10\.10$i\." "firedrill-testbed-$i-" "$dir"
   done)
