@@ -1,6 +1,9 @@
 //! Arguments, wiring, exit codes. Parses and wires, and decides nothing.
 
 mod agent;
+mod schema;
+pub(crate) mod set;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -20,6 +23,8 @@ struct Cli {
 enum Command {
     #[command(hide = true)]
     Agent(agent::Args),
+    Validate(validate::ValidateArgs),
+    Schema(schema::SchemaArgs),
 }
 
 /// The whole program: parses the arguments, runs the command, maps its end to an exit code.
@@ -39,6 +44,8 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Exit {
     match command {
         Command::Agent(args) => block_on(agent::run(args)),
+        Command::Validate(args) => validate::run(&args),
+        Command::Schema(args) => schema::run(&args),
     }
 }
 

@@ -58,6 +58,7 @@ pub struct ClusterRef {
 /// Where a service of the environment is: a Service in the cluster, or an address the runner's machine can reach.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-one-of" = ["service", "url"]))]
 pub struct Endpoint {
     /// `namespace/name:port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -62,6 +62,35 @@ one_of! {
     }
 }
 
+impl FaultSpec {
+    /// The target it names, for the kinds that have one.
+    pub fn target(&self) -> Option<&str> {
+        fn on(fault: &Option<OnTarget>) -> Option<&str> {
+            fault.as_ref().map(|f| f.target.as_str())
+        }
+        None.or_else(|| self.pod_kill.as_ref().map(|f| f.target.as_str()))
+            .or_else(|| self.crash.as_ref().map(|f| f.target.as_str()))
+            .or_else(|| on(&self.freeze))
+            .or_else(|| self.signal.as_ref().map(|f| f.target.as_str()))
+            .or_else(|| self.scale.as_ref().map(|f| f.target.as_str()))
+            .or_else(|| self.cut_backup_job.as_ref().map(|f| f.target.as_str()))
+            .or_else(|| on(&self.drain_node))
+            .or_else(|| on(&self.cordon_node))
+            .or_else(|| on(&self.detach_service))
+            .or_else(|| on(&self.hide_secret))
+            .or_else(|| self.lose_volume.as_ref().map(|f| f.target.as_str()))
+            .or_else(|| on(&self.bad_image))
+            .or_else(|| self.fill_disk.as_ref().map(|f| f.target.as_str()))
+            .or_else(|| self.corrupt_file.as_ref().map(|f| f.target.as_str()))
+            .or_else(|| self.delete_files.as_ref().map(|f| f.target.as_str()))
+            .or_else(|| self.partition.as_ref().map(|f| f.target.as_str()))
+            .or_else(|| on(&self.lose_node))
+            .or_else(|| on(&self.lose_zone))
+            .or_else(|| self.fill_node_disk.as_ref().map(|f| f.target.as_str()))
+            .or_else(|| self.custom.as_ref().map(|f| f.target.as_str()))
+    }
+}
+
 /// When a fault is undone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -129,7 +158,7 @@ pub struct Scale {
     pub replicas: u32,
 }
 
-/// Cuts a backup job. Exactly one way: `suspend`, `killRunning` or `empty`.
+/// Cuts a backup job.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CutBackupJob {

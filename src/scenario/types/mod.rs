@@ -119,6 +119,7 @@ pub struct ScenarioSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
     /// What must be true of what was measured.
+    #[schemars(length(min = 1))]
     pub objectives: Vec<Objective>,
     /// Conditions that end the drill at once and start the reverts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -138,6 +139,7 @@ fn scalar_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 /// `deployment`, `statefulSet`, `secret` says which.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-one-of" = Target::WAYS))]
 pub struct Target {
     /// The cluster, a name of the environment's `clusters`; default: the environment's only or first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,6 +189,73 @@ pub struct Target {
     /// How many must match when the plan is made and again when it is used; anything else refuses the drill.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<u32>,
+}
+
+/// What a target is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TargetKind {
+    /// Pods, by `pods`, `name` or `owner`.
+    Pods,
+    /// Nodes, by `nodes` or `zone`.
+    Nodes,
+    /// A PersistentVolumeClaim.
+    Pvc,
+    /// A Service.
+    Service,
+    /// A CronJob.
+    CronJob,
+    /// A Deployment or StatefulSet.
+    Workload,
+    /// A Secret.
+    Secret,
+}
+
+impl TargetKind {
+    /// In words: `pods`, `a claim (pvc)`.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::Nodes => "nodes",
+            Self::Pvc => "a volume claim (`pvc`)",
+            Self::Service => "a Service",
+            Self::CronJob => "a CronJob",
+            Self::Workload => "a Deployment or StatefulSet",
+            Self::Secret => "a Secret",
+        }
+    }
+}
+
+impl Target {
+    /// The keys of which exactly one says what the target is.
+    pub const WAYS: &'static [&'static str] =
+        &["pods", "name", "owner", "nodes", "zone", "pvc", "service", "cronJob", "deployment", "statefulSet", "secret"];
+
+    /// What it is made of; none unless exactly one of [`Target::WAYS`] is set.
+    pub fn kind(&self) -> Option<TargetKind> {
+        let ways = [
+            (self.pods.is_some(), TargetKind::Pods),
+            (self.name.is_some(), TargetKind::Pods),
+            (self.owner.is_some(), TargetKind::Pods),
+            (self.nodes.is_some(), TargetKind::Nodes),
+            (self.zone.is_some(), TargetKind::Nodes),
+            (self.pvc.is_some(), TargetKind::Pvc),
+            (self.service.is_some(), TargetKind::Service),
+            (self.cron_job.is_some(), TargetKind::CronJob),
+            (self.deployment.is_some(), TargetKind::Workload),
+            (self.stateful_set.is_some(), TargetKind::Workload),
+            (self.secret.is_some(), TargetKind::Secret),
+        ];
+        let mut set = ways.iter().filter(|(set, _)| *set);
+        match (set.next(), set.next()) {
+            (Some((_, kind)), None) => Some(*kind),
+            _ => None,
+        }
+    }
+
+    /// Whether it can only ever be one object, by its name.
+    pub fn is_single(&self) -> bool {
+        self.pods.is_none() && self.owner.is_none() && self.nodes.is_none() && self.zone.is_none()
+    }
 }
 
 /// How many of the matching things are chosen. Written `one`, `all`, `3` or `30%`.

@@ -35,7 +35,7 @@ one_of! {
         "command" command: CommandProbe,
     }
     common {
-        /// Time from one sample's start to the next. Defaults: 1s for most kinds, 100ms for `http` and `tcp`, 20ms for a `ledger` (where it is a minimum).
+        /// Time from one sample's start to the next. Defaults: 1s for most kinds, 100ms for `http` and `tcp`, 10s for `backup`, 20ms for a `ledger` (where it is a minimum).
         "every" every: Dur,
         /// How long one sample may take before it is bad. Default: twice `every`, at least 200ms.
         "timeout" timeout: Dur,
@@ -43,6 +43,24 @@ one_of! {
         "connection" connection: Connection,
         /// Where it is sampled from: `runner` or `cluster` (the observer pod). Default: `cluster` for names of Services, else `runner`.
         "from" from: Vantage,
+    }
+}
+
+impl Probe {
+    /// Time from one sample's start to the next, and how long one sample may take: what is written, else the defaults.
+    pub fn cadence(&self) -> (Dur, Dur) {
+        let default = if self.http.is_some() || self.tcp.is_some() {
+            Dur::from_millis(100)
+        } else if self.ledger.is_some() {
+            Dur::from_millis(20)
+        } else if self.backup.is_some() {
+            Dur::from_secs(10)
+        } else {
+            Dur::from_secs(1)
+        };
+        let every = self.every.unwrap_or(default);
+        let timeout = self.timeout.unwrap_or_else(|| Dur(every.0.saturating_mul(2)).max(Dur::from_millis(200)));
+        (every, timeout)
     }
 }
 
@@ -199,6 +217,7 @@ pub struct DnsProbe {
 /// Where a PostgreSQL database is, and who connects.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-one-of" = ["service", "target"]))]
 pub struct Postgres {
     /// The Service, `namespace/name` or `namespace/name:port`; default port 5432. One of `service`, `target` and `runbook`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -292,6 +311,7 @@ pub struct AlertProbe {
 /// Good while the newest complete backup is young enough.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-one-of" = ["pgbackrest", "command"]))]
 pub struct BackupProbe {
     /// pgBackRest's own word, by `pgbackrest info --output=json` in a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -325,6 +345,7 @@ pub struct PgBackRest {
 /// A sequential writer. Exactly one of its stores is set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-one-of" = ["postgres", "redis", "http", "mail"]))]
 pub struct LedgerProbe {
     /// Rows in PostgreSQL, in schema `firedrill` of the database named.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -41,6 +41,13 @@ one_of! {
     }
 }
 
+impl Step {
+    /// What reports and other parts call it: its name, else its kind and its path (`inject 1`, `hold 3.2`).
+    pub fn title(&self, path: &str) -> String {
+        self.name.clone().unwrap_or_else(|| format!("{} {path}", super::OneOf::kind_name(self).unwrap_or("step")))
+    }
+}
+
 /// What a failed step does to the drill.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -70,6 +77,7 @@ pub struct WaitFor {
 /// A runbook as the team keeps it, or a Job that stands for one.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-one-of" = ["file", "cronJob"]))]
 pub struct Runbook {
     /// A Markdown file, relative to the scenario: headings are steps, fenced `sh` blocks are run, `- [ ]` lines are manual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,6 +99,7 @@ pub struct Runbook {
 /// Where shell blocks run. Exactly one of `target` and `job`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-one-of" = ["target", "job"]))]
 pub struct RunIn {
     /// A target of pods; the first ready one is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -177,6 +186,7 @@ pub struct Approve {
 /// The outage is declared.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-one-of" = ["role", "alert"]))]
 pub struct Declare {
     /// Who declares it; waits for that person.
     #[serde(default, skip_serializing_if = "Option::is_none")]

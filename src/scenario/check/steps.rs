@@ -1,0 +1,357 @@
+//! Steps and the faults in them.
+
+use super::{
+    fault_rule,
+    model::{At, StepInfo},
+    probes::postgres,
+    spec::{Cx, unique},
+    targets::at_least,
+};
+use crate::scenario::{
+    diag::clip,
+    types::{CutHow, Dur, FaultSpec, OneOf, Runbook, Step, TargetKind, UndoPolicy, WaitFor},
+};
+
+/// Signals by name.
+const SIGNALS: &[&str] = &[
+    "SIGHUP", "SIGINT", "SIGQUIT", "SIGABRT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGPIPE", "SIGALRM", "SIGSEGV",
+    "SIGBUS", "SIGILL", "SIGFPE",
+];
+
+pub(super) fn check(cx: &mut Cx<'_>) {
+    let steps: &[StepInfo] = cx.steps;
+    unique(cx, "step", steps.iter().filter_map(|step| Some((step.name.as_deref()?, step.span))));
+    for step in steps {
+        if step.name.as_deref().is_some_and(|name| name.trim().is_empty()) {
+            cx.gather.mistake(step.span, "the step's name is empty");
+        }
+    }
+    let at = cx.spec.get("steps");
+    let mut shortest = cx.model.steady.as_ref().map_or(Dur::ZERO, |steady| Dur(steady.hold.0.saturating_mul(2)));
+    for (i, step) in cx.model.steps.iter().enumerate() {
+        if let Some(step) = step {
+            one(cx, at.item(i), step, i);
+            shortest = Dur(shortest.0.saturating_add(least(step).0));
+        }
+    }
+    let (longest, span) = cx.longest();
+    if shortest > longest && longest > Dur::ZERO {
+        let place = if cx.spec.get("limits").get("duration").is_set() { span } else { at.key() };
+        cx.gather
+            .mistake(place, format!("the drill takes at least {shortest} and may take {longest}"))
+            .help("its `hold` steps and `steadyState.for` (before and after) add up to that; raise `limits.duration`");
+    }
+}
+
+/// How long a step takes at least.
+fn least(step: &Step) -> Dur {
+    let own = match (&step.hold, &step.wait_for, &step.parallel) {
+        (Some(hold), _, _) => *hold,
+        (_, Some(wait), _) => wait.hold,
+        (_, _, Some(steps)) => steps.iter().map(least).max().unwrap_or_default(),
+        _ => Dur::ZERO,
+    };
+    Dur(own.0.saturating_add(step.when.as_ref().map_or(Dur::ZERO, |when| when.hold).0))
+}
+
+fn one(cx: &mut Cx<'_>, at: At<'_>, step: &Step, top: usize) {
+    if let Some(when) = &step.when {
+        wait(cx, at.get("when"), when);
+    }
+    if let Some(within) = step.within {
+        cx.positive(at.get("within"), "`within`", within);
+    }
+    if let Some(fault) = &step.inject {
+        self::fault(cx, at.get("inject"), fault, top);
+    }
+    if let Some(name) = &step.revert {
+        revert(cx, at.get("revert"), name, top);
+    }
+    if let Some(wait) = &step.wait_for {
+        self::wait(cx, at.get("waitFor"), wait);
+    }
+    if let Some(hold) = step.hold {
+        cx.positive(at.get("hold"), "`hold`", hold);
+    }
+    if let Some(runbook) = &step.runbook {
+        self::runbook(cx, at.get("runbook"), runbook);
+    }
+    if let Some(manual) = &step.manual {
+        let place = at.get("manual");
+        if manual.instruction.trim().is_empty() {
+            cx.gather.mistake(place.get("do").span(), "the instruction is empty").help("say what a person has to do");
+        }
+        if let Some(within) = manual.within {
+            cx.positive(place.get("within"), "`within`", within);
+        }
+    }
+    if let Some(approve) = &step.approve
+        && approve.question.trim().is_empty()
+    {
+        cx.gather.mistake(at.get("approve").get("question").span(), "the question is empty");
+    }
+    if let Some(declare) = &step.declare
+        && let Some(alert) = &declare.alert
+    {
+        cx.probe_of(at.get("declare").get("alert"), alert, "alert", |probe| probe.alert.is_some());
+    }
+    if let Some(steps) = &step.parallel {
+        let place = at.get("parallel");
+        if steps.is_empty() {
+            cx.gather.mistake(place.key(), "`parallel` is empty");
+        }
+        for (i, step) in steps.iter().enumerate() {
+            one(cx, place.item(i), step, top);
+        }
+    }
+}
+
+fn wait(cx: &mut Cx<'_>, at: At<'_>, wait: &WaitFor) {
+    let _ = cx.probe(at.get("probe"), &wait.probe);
+    if cx.positive(at.get("timeout"), "`timeout`", wait.timeout) && wait.hold >= wait.timeout {
+        cx.gather
+            .mistake(at.get("timeout").span(), format!("`timeout` {} is not longer than `for` {}: it could never hold", wait.timeout, wait.hold))
+            .also(at.get("for").span(), "for");
+    }
+    let (longest, span) = cx.longest();
+    if wait.timeout > longest && longest > Dur::ZERO {
+        cx.gather
+            .warning(at.get("timeout").span(), format!("`timeout` {} is longer than the drill may take, {longest}", wait.timeout))
+            .also(span, "limits.duration")
+            .help("the drill would be aborted first");
+    }
+}
+
+fn revert(cx: &mut Cx<'_>, at: At<'_>, name: &str, top: usize) {
+    let Some(step) = cx.inject(at, name) else { return };
+    if step.top >= top {
+        cx.gather
+            .mistake(at.span(), format!("step `{}` does not come before its revert", clip(name)))
+            .also(step.span, "it is here")
+            .help("a fault can be reverted once it was injected");
+    }
+    if step.fault.as_ref().is_some_and(|fault| fault.undo == Some(UndoPolicy::None)) {
+        cx.gather.mistake(at.span(), format!("step `{}` has `undo: none`: there is nothing to revert", clip(name))).also(step.span, "the step");
+    }
+}
+
+fn runbook(cx: &mut Cx<'_>, at: At<'_>, runbook: &Runbook) {
+    if let Some(file) = &runbook.file {
+        let path = std::path::Path::new(file);
+        let outside = path.is_absolute() || path.components().any(|c| matches!(c, std::path::Component::ParentDir));
+        if file.is_empty() || outside {
+            cx.gather
+                .mistake(at.get("file").span(), format!("`{}` is not a file beside the scenario", clip(file)))
+                .help("write a path below the scenario's own folder, for example `runbooks/restore.md`");
+        }
+    }
+    if let Some(job) = &runbook.cron_job {
+        if job.parse::<crate::scenario::types::ServiceRef>().map_or(true, |name| name.port.is_some()) {
+            cx.gather.mistake(at.get("cronJob").span(), format!("`{}` is not `namespace/name`", clip(job)));
+        }
+        for key in ["runIn", "stepWithin"] {
+            if at.get(key).is_set() {
+                cx.gather.mistake(at.get(key).key(), format!("`{key}` goes with a `file`")).also(at.get("cronJob").key(), "cronJob");
+            }
+        }
+    }
+    if let Some(target) = runbook.run_in.as_ref().and_then(|run_in| run_in.target.as_ref()) {
+        cx.target(at.get("runIn").get("target"), target, &[TargetKind::Pods], "`runIn`");
+    }
+    if let Some(job) = runbook.run_in.as_ref().and_then(|run_in| run_in.job.as_ref()) {
+        let place = at.get("runIn").get("job");
+        if job.image.trim().is_empty() {
+            cx.gather.mistake(place.get("image").span(), "the image is empty");
+        }
+        for (key, list, kinds) in [("volumes", &job.volumes, &[][..]), ("mounts", &job.mounts, &["secret/", "configMap/"][..])] {
+            for (i, text) in list.iter().enumerate() {
+                let ok = text.split_once(':').is_some_and(|(what, path)| {
+                    path.starts_with('/') && !what.is_empty() && (kinds.is_empty() || kinds.iter().any(|kind| what.strip_prefix(kind).is_some_and(|n| !n.is_empty())))
+                });
+                if !ok {
+                    let form = if key == "volumes" { "`claim:/path`" } else { "`secret/NAME:/path` or `configMap/NAME:/path`" };
+                    cx.gather.mistake(place.get(key).item(i).span(), format!("`{}` is not {form}", clip(text)));
+                }
+            }
+        }
+    }
+    if runbook.file.is_some() && runbook.run_in.is_none() {
+        cx.gather.warning(at.key(), "the runbook has no `runIn`").help("if it has `sh` blocks, say where they run");
+    }
+    if let Some(within) = runbook.step_within {
+        cx.positive(at.get("stepWithin"), "`stepWithin`", within);
+    }
+    for (i, target) in runbook.restores.iter().enumerate() {
+        let place = at.get("restores").item(i);
+        cx.target(place, target, &ALL_KINDS, "`restores`");
+        let undone = cx.steps.iter().any(|s| {
+            s.kind == Some("inject")
+                && s.fault.as_ref().is_none_or(|f| f.undo == Some(UndoPolicy::Runbook) && (f.target() == Some(target) || f.target().is_none()))
+        });
+        if !undone {
+            cx.gather
+                .warning(place.span(), format!("no fault on `{}` has `undo: runbook`", clip(target)))
+                .help("what the runbook restores is then undone a second time by firedrill");
+        }
+    }
+}
+
+const ALL_KINDS: [TargetKind; 7] = [
+    TargetKind::Pods,
+    TargetKind::Nodes,
+    TargetKind::Pvc,
+    TargetKind::Service,
+    TargetKind::CronJob,
+    TargetKind::Workload,
+    TargetKind::Secret,
+];
+
+fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
+    let Some(kind) = fault.kind_name() else { return };
+    let Some(rule) = fault_rule(kind) else { return };
+    let place = at.get(kind);
+    if let Some(name) = fault.target() {
+        let target = cx.target(place.get("target"), name, rule.targets, &format!("`{kind}`"));
+        let number = target.map_or(1, at_least);
+        let limits = &cx.model.limits;
+        // Scaling up takes no pod down; whether scaling to less does is for the plan to see.
+        let pods = rule.counts.pods && fault.scale.as_ref().is_none_or(|scale| scale.replicas == 0);
+        let on_pods = rule.targets == [TargetKind::Pods];
+        let on_nodes = rule.targets == [TargetKind::Nodes];
+        for (counts, key, limit, least) in [
+            (pods, "pods", limits.pods, if on_pods { number } else { 1 }),
+            (rule.counts.nodes, "nodes", limits.nodes, if on_nodes { number } else { 1 }),
+            (rule.counts.volumes, "volumes", limits.volumes, number),
+            (rule.counts.objects, "objects", limits.objects, number),
+        ] {
+            if counts && limit < least {
+                let written = cx.spec.get("limits").get(key);
+                cx.gather
+                    .mistake(place.key(), format!("`{kind}` breaks at least {least} of `{key}`, and `limits.{key}` is {limit}"))
+                    .also(if written.is_set() { written.span() } else { cx.spec.get("limits").key() }, "the limits")
+                    .help(format!("what `limits` does not name is 0; set `{key}: {least}` if that is wanted"));
+            }
+        }
+    }
+    undo(cx, at, fault, kind, top);
+    if let Some(cut) = &fault.cut_backup_job
+        && cut.after.is_some()
+        && cut.how != CutHow::KillRunning
+    {
+        cx.gather.mistake(place.get("after").key(), "`after` goes with `how: killRunning`");
+    }
+    if let Some(signal) = &fault.signal
+        && !SIGNALS.contains(&signal.signal.as_str())
+    {
+        cx.gather
+            .mistake(place.get("signal").span(), format!("`{}` is no signal", clip(&signal.signal)))
+            .help_if(crate::scenario::diag::nearest(&signal.signal, SIGNALS.iter().copied()).map(|s| format!("did you mean `{s}`?")))
+            .help("write for example `SIGTERM`");
+    }
+    if let Some(fill) = fault.fill_disk.as_ref().or(fault.fill_node_disk.as_ref()) {
+        match (fill.to.is_some(), fill.leave.is_some()) {
+            (true, false) | (false, true) => {}
+            (true, true) => drop(cx.gather.mistake(place.get("leave").key(), "`to` and `leave` are both set").also(place.get("to").key(), "to").help("keep one of them")),
+            (false, false) => drop(cx.gather.mistake(place.key(), format!("`{kind}` needs `to` or `leave`")).help("write for example `to: 100%` or `leave: 10Mi`")),
+        }
+        let on_pods = cx.model.targets.get(&fill.target).and_then(Option::as_ref).and_then(|t| t.kind()) == Some(TargetKind::Pods);
+        if kind == "fillDisk" && on_pods && fill.path.is_none() {
+            cx.gather.mistake(place.key(), "`fillDisk` on pods needs the `path` of a volume").help("write for example `path: /data`");
+        }
+    }
+    for path in [fault.corrupt_file.as_ref().map(|f| &f.path), fault.delete_files.as_ref().map(|f| &f.path)].into_iter().flatten() {
+        if !path.starts_with('/') {
+            cx.gather.mistake(place.get("path").span(), format!("`{}` does not start with `/`", clip(path))).help("write the whole path inside the container");
+        }
+    }
+    if let Some(partition) = &fault.partition {
+        for (i, peer) in partition.peers.iter().enumerate() {
+            cx.target(place.get("peers").item(i), peer, &[TargetKind::Pods, TargetKind::Service, TargetKind::Nodes], "a peer");
+        }
+        for (i, cidr) in partition.cidrs.iter().enumerate() {
+            let ok = cidr.split_once('/').is_some_and(|(address, bits)| {
+                let longest = match address.parse::<std::net::IpAddr>() {
+                    Ok(std::net::IpAddr::V4(_)) => 32u8,
+                    Ok(std::net::IpAddr::V6(_)) => 128,
+                    Err(_) => return false,
+                };
+                bits.parse::<u8>().is_ok_and(|b| b <= longest)
+            });
+            if !ok {
+                cx.gather.mistake(place.get("cidrs").item(i).span(), format!("`{}` is not a network", clip(cidr))).help("write for example `10.0.0.0/8`");
+            }
+        }
+    }
+    if let Some(sql) = &fault.sql {
+        postgres(cx, place.get("postgres"), &sql.postgres);
+        if sql.statement.trim().is_empty() {
+            cx.gather.mistake(place.get("statement").span(), "the statement is empty");
+        }
+        if sql.max_rows == 0 {
+            cx.gather.mistake(place.get("maxRows").span(), "`maxRows: 0` would roll every statement back: no fault");
+        }
+    }
+    if let Some(custom) = &fault.custom {
+        for (key, command) in [("inject", &custom.inject), ("effective", &custom.effective), ("revert", &custom.revert), ("gone", &custom.gone)] {
+            if command.is_empty() {
+                cx.gather.mistake(place.get(key).key(), format!("the command `{key}` is empty")).help("the contract needs all four");
+            }
+        }
+    }
+    if let Some(manifest) = &fault.manifest {
+        for (key, text) in [("effective", Some(&manifest.effective)), ("gone", manifest.gone.as_ref())] {
+            if let Some(Err(why)) = text.map(|text| super::text::cel(text)) {
+                cx.gather.mistake(place.get(key).span(), why);
+            }
+        }
+    }
+}
+
+/// Whether the fault's undo policy can be kept.
+fn undo(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, kind: &str, top: usize) {
+    let policy = fault.undo.unwrap_or_default();
+    let automatic = matches!(policy, UndoPolicy::Auto | UndoPolicy::OnAbort);
+    if automatic && fault.sql.as_ref().is_some_and(|sql| sql.revert.is_none()) {
+        let span = if at.get("undo").is_set() { at.get("undo").span() } else { at.get("sql").key() };
+        cx.gather
+            .mistake(span, "an `sql` fault without `revert` has no undo of its own")
+            .help("give it a `revert` statement, or `undo: runbook` if the runbook restores it, or `undo: none`");
+    }
+    if automatic && fault.lose_volume.as_ref().is_some_and(|volume| !volume.set_aside) {
+        cx.gather
+            .mistake(at.get("loseVolume").get("setAside").span(), "what is not set aside cannot be put back")
+            .help("set `undo: runbook` if the runbook restores it, or `undo: none`");
+    }
+    if let Some(duration) = fault.duration {
+        cx.positive(at.get("for"), "`for`", duration);
+        if policy == UndoPolicy::None {
+            cx.gather.mistake(at.get("for").key(), "`for` reverts the fault, and `undo: none` says never").also(at.get("undo").span(), "undo");
+        }
+    }
+    if policy == UndoPolicy::Runbook {
+        let target = fault.target();
+        let restored = cx.model.steps.iter().enumerate().skip(top).any(|(_, step)| match step {
+            None => true,
+            Some(step) => restores(step, target),
+        });
+        if !restored {
+            let what = target.map_or_else(|| "it".to_owned(), |t| format!("`{}`", clip(t)));
+            let help = match target {
+                Some(target) => format!("add `restores: [{}]` to the runbook step that does, after this step", clip(target)),
+                None => "add a runbook step with `restores`, after this step".to_owned(),
+            };
+            cx.gather
+                .mistake(at.get("undo").span(), format!("`undo: runbook`, but no later runbook step restores {what}"))
+                .also(at.get(kind).key(), "the fault")
+                .help(help);
+        }
+    }
+}
+
+fn restores(step: &Step, target: Option<&str>) -> bool {
+    let own = step.runbook.as_ref().is_some_and(|runbook| match target {
+        Some(target) => runbook.restores.iter().any(|r| r == target),
+        None => true,
+    });
+    own || step.parallel.iter().flatten().any(|step| restores(step, target))
+}
