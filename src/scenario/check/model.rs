@@ -122,8 +122,15 @@ pub(crate) struct StepInfo {
     pub(crate) span: Span,
     /// Its kind, if it has one of them.
     pub(crate) kind: Option<&'static str>,
-    /// For `inject`, if its shape is right: the fault.
-    pub(crate) fault: Option<FaultSpec>,
+    /// The step, if its shape is right.
+    pub(crate) step: Option<Step>,
+}
+
+impl StepInfo {
+    /// Its fault, for `inject`.
+    pub(crate) fn fault(&self) -> Option<&FaultSpec> {
+        self.step.as_ref()?.inject.as_ref()
+    }
 }
 
 /// All steps, depth first, those of a `parallel` after itself. Made from the tree, so that a step with a mistake in it still counts.
@@ -143,8 +150,7 @@ fn walk(at: At<'_>, typed: Option<&Step>, path: &str, top: usize, out: &mut Vec<
         Some(step) => step.kind_name(),
         None => Step::KINDS.iter().copied().find(|kind| at.get(kind).is_set()),
     };
-    let fault = typed.and_then(|step| step.inject.clone());
-    out.push(StepInfo { path: path.to_owned(), top, name, span, kind, fault });
+    out.push(StepInfo { path: path.to_owned(), top, name, span, kind, step: typed.cloned() });
     let parallel = at.get("parallel");
     if parallel.is_set() {
         let children = parallel.node().map_or(0, |n| n.items().len());

@@ -222,7 +222,7 @@ fn backup(cx: &mut Cx<'_>, at: At<'_>, o: &BackupObjective) {
 
 fn restore(cx: &mut Cx<'_>, at: At<'_>, o: &RestoreObjective) {
     for (key, side) in [("source", &o.source), ("restored", &o.restored)] {
-        postgres(cx, at.get(key).get("postgres"), &side.postgres);
+        postgres(cx, at.get(key).get("postgres"), &side.postgres, key == "restored");
     }
     if o.query.trim().is_empty() {
         cx.gather.mistake(at.get("query").span(), "the query is empty");

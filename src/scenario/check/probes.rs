@@ -128,8 +128,22 @@ fn http(cx: &mut Cx<'_>, at: At<'_>, http: &HttpProbe) {
     }
 }
 
-/// A database: the Service or the one pod to connect to.
-pub(super) fn postgres(cx: &mut Cx<'_>, at: At<'_>, postgres: &Postgres) {
+/// A database: the Service or the one pod to connect to. The pod of a runbook is for restored copies alone.
+pub(super) fn postgres(cx: &mut Cx<'_>, at: At<'_>, postgres: &Postgres, restored: bool) {
+    if let Some(runbook) = &postgres.runbook {
+        let place = at.get("runbook");
+        if !restored {
+            cx.gather.mistake(place.key(), "`runbook` goes with the `restored` side of a `restore` objective").help("name a `service` or a `target`");
+        }
+        if let Some(step) = cx.step(place, runbook) {
+            let job = step.step.as_ref().map(|s| s.runbook.as_ref().is_some_and(|r| r.run_in.as_ref().is_some_and(|r| r.job.is_some())));
+            if job == Some(false) {
+                cx.gather
+                    .mistake(place.span(), format!("step `{}` is no runbook with `runIn.job`: no pod is made for it", clip(runbook)))
+                    .also(step.span, "the step");
+            }
+        }
+    }
     if let Some(target) = &postgres.target {
         cx.target(at.get("target"), target, &[TargetKind::Pods], "a connection to a database");
     }
@@ -139,7 +153,7 @@ pub(super) fn postgres(cx: &mut Cx<'_>, at: At<'_>, postgres: &Postgres) {
 }
 
 fn sql(cx: &mut Cx<'_>, at: At<'_>, sql: &SqlProbe) {
-    postgres(cx, at.get("postgres"), &sql.postgres);
+    postgres(cx, at.get("postgres"), &sql.postgres, false);
     if sql.query.trim().is_empty() {
         cx.gather.mistake(at.get("query").span(), "the query is empty");
     }
@@ -178,7 +192,7 @@ fn backup(cx: &mut Cx<'_>, at: At<'_>, backup: &BackupProbe) {
 
 fn ledger(cx: &mut Cx<'_>, at: At<'_>, ledger: &LedgerProbe) {
     if let Some(database) = &ledger.postgres {
-        postgres(cx, at.get("postgres"), database);
+        postgres(cx, at.get("postgres"), database, false);
     }
     if let Some(replicas) = &ledger.replicas {
         cx.target(at.get("replicas"), replicas, &[TargetKind::Pods], "`replicas`");

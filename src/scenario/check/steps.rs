@@ -130,7 +130,7 @@ fn revert(cx: &mut Cx<'_>, at: At<'_>, name: &str, top: usize) {
             .also(step.span, "it is here")
             .help("a fault can be reverted once it was injected");
     }
-    if step.fault.as_ref().is_some_and(|fault| fault.undo == Some(UndoPolicy::None)) {
+    if step.fault().is_some_and(|fault| fault.undo == Some(UndoPolicy::None)) {
         cx.gather.mistake(at.span(), format!("step `{}` has `undo: none`: there is nothing to revert", clip(name))).also(step.span, "the step");
     }
 }
@@ -163,6 +163,15 @@ fn runbook(cx: &mut Cx<'_>, at: At<'_>, runbook: &Runbook) {
         if job.image.trim().is_empty() {
             cx.gather.mistake(place.get("image").span(), "the image is empty");
         }
+        for (i, volume) in job.new_volumes.iter().enumerate() {
+            let place = place.get("newVolumes").item(i);
+            if !volume.path.starts_with('/') {
+                cx.gather.mistake(place.get("path").span(), format!("`{}` does not start with `/`", clip(&volume.path)));
+            }
+            if volume.size.0 == 0 {
+                cx.gather.mistake(place.get("size").span(), "a volume of no size");
+            }
+        }
         for (key, list, kinds) in [("volumes", &job.volumes, &[][..]), ("mounts", &job.mounts, &["secret/", "configMap/"][..])] {
             for (i, text) in list.iter().enumerate() {
                 let ok = text.split_once(':').is_some_and(|(what, path)| {
@@ -186,7 +195,7 @@ fn runbook(cx: &mut Cx<'_>, at: At<'_>, runbook: &Runbook) {
         cx.target(place, target, &ALL_KINDS, "`restores`");
         let undone = cx.steps.iter().any(|s| {
             s.kind == Some("inject")
-                && s.fault.as_ref().is_none_or(|f| f.undo == Some(UndoPolicy::Runbook) && (f.target() == Some(target) || f.target().is_none()))
+                && s.fault().is_none_or(|f| f.undo == Some(UndoPolicy::Runbook) && (f.target() == Some(target) || f.target().is_none()))
         });
         if !undone {
             cx.gather
@@ -283,7 +292,7 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
         }
     }
     if let Some(sql) = &fault.sql {
-        postgres(cx, place.get("postgres"), &sql.postgres);
+        postgres(cx, place.get("postgres"), &sql.postgres, false);
         if sql.statement.trim().is_empty() {
             cx.gather.mistake(place.get("statement").span(), "the statement is empty");
         }

@@ -217,7 +217,7 @@ pub struct DnsProbe {
 /// Where a PostgreSQL database is, and who connects.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-one-of" = ["service", "target"]))]
+#[schemars(extend("x-one-of" = ["service", "target", "runbook"]))]
 pub struct Postgres {
     /// The Service, `namespace/name` or `namespace/name:port`; default port 5432. One of `service`, `target` and `runbook`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
