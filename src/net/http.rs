@@ -89,12 +89,7 @@ impl HttpRequest {
     ///
     /// # Errors
     /// If the method or a header cannot be sent.
-    pub fn new<'a>(
-        method: &str,
-        url: Url,
-        headers: impl IntoIterator<Item = (&'a str, &'a str)>,
-        body: Bytes,
-    ) -> Result<Self, String> {
+    pub fn new<'a>(method: &str, url: Url, headers: impl IntoIterator<Item = (&'a str, &'a str)>, body: Bytes) -> Result<Self, String> {
         let method = method.parse().map_err(|_| format!("`{method}` is not an HTTP method"))?;
         let headers = headers
             .into_iter()

@@ -144,10 +144,7 @@ impl Dialer {
         Self::with(builder, dns_is_shared)
     }
 
-    fn with(
-        mut builder: hickory_resolver::ResolverBuilder<TokioRuntimeProvider>,
-        dns_is_shared: bool,
-    ) -> Result<Self, NetError> {
+    fn with(mut builder: hickory_resolver::ResolverBuilder<TokioRuntimeProvider>, dns_is_shared: bool) -> Result<Self, NetError> {
         let options = builder.options_mut();
         options.cache_size = 0;
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;

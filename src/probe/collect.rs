@@ -1,12 +1,7 @@
 //! The runner's side of sampling: what all samplers see comes together here and becomes runs, the board, the raw
 //! series and events.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -204,7 +199,8 @@ impl Collector {
 
     /// Journals a clock's link with the runner's; one that is linked over another clock carries the errors of both.
     async fn linked(&mut self, clock: ClockId, base: ClockId, link: Link) -> Result<(), Gone> {
-        let over = if base == self.own { Some(Link { offset_us: 0, error_us: 0, wall_offset_us: 0 }) } else { self.links.get(&base).copied() };
+        let over =
+            if base == self.own { Some(Link { offset_us: 0, error_us: 0, wall_offset_us: 0 }) } else { self.links.get(&base).copied() };
         let Some(over) = over else {
             self.unlinked.insert(clock, (base, link));
             return Ok(());

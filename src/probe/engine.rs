@@ -11,9 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Cadence, Sampler, Seen, Take, http, metric, tcp,
-};
+use super::{Cadence, Sampler, Seen, Take, http, metric, tcp};
 use crate::{
     clock::Clock,
     net::Dialer,
@@ -93,9 +91,7 @@ impl Engine {
         let (take, silence) = match &spec.kind {
             SpecKind::Http(probe) => (http::take(probe, spec.connection, &self.dialer).map_err(wrong)?, ProbeState::Bad),
             SpecKind::Tcp(probe) => (tcp::take(probe, spec.connection, &self.dialer).map_err(wrong)?, ProbeState::Bad),
-            SpecKind::Metric { probe, prometheus } => {
-                (metric::take(probe, prometheus, &self.dialer).map_err(wrong)?, ProbeState::Unknown)
-            }
+            SpecKind::Metric { probe, prometheus } => (metric::take(probe, prometheus, &self.dialer).map_err(wrong)?, ProbeState::Unknown),
         };
         self.sample(&spec.name, spec.cadence(), silence, take, None);
         Ok(())

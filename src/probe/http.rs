@@ -6,10 +6,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::sync::Mutex;
 
-use super::{
-    sample::Outcome,
-    sampler::Take,
-};
+use super::{sample::Outcome, sampler::Take};
 use crate::{
     net::{Answer, Dialer, HttpConn, HttpRequest, NetError},
     scenario::types::{Connection, HttpProbe, StatusClass},

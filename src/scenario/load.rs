@@ -152,9 +152,11 @@ fn read(path: &Path) -> Result<String, Problems> {
             let source = Source::new(&name, &lossy);
             let mut gather = Gather::new(source);
             let span = gather.source.span(at, at + 3);
-            gather
-                .mistake(span, format!("not UTF-8: the byte {} of the file is no character", at + 1))
-                .help(if utf16 { "the file is UTF-16; save it as UTF-8" } else { "save the file as UTF-8" });
+            gather.mistake(span, format!("not UTF-8: the byte {} of the file is no character", at + 1)).help(if utf16 {
+                "the file is UTF-16; save it as UTF-8"
+            } else {
+                "save the file as UTF-8"
+            });
             Err(Problems { name, list: gather.finish() })
         }
     }
@@ -179,7 +181,9 @@ fn check(name: &str, text: &str, sets: &[(String, String)], dir: Option<&Path>, 
     let readable = gather.mistakes() == 0;
     for mut root in documents {
         if !matches!(root.value, tree::Value::Map(_)) {
-            gather.mistake(root.span, format!("a document must be a map of keys, not {}", root.described())).help("it starts with `apiVersion:`");
+            gather
+                .mistake(root.span, format!("a document must be a map of keys, not {}", root.described()))
+                .help("it starts with `apiVersion:`");
             continue;
         }
         let Some(document) = check::document(&root, &mut gather) else { continue };
@@ -215,7 +219,9 @@ fn check(name: &str, text: &str, sets: &[(String, String)], dir: Option<&Path>, 
         _ => None,
     };
     if let Some(kind) = missing.filter(|_| readable && gather.mistakes() == 0) {
-        gather.whole(format!("the file holds no {kind}")).help(format!("a document starts with `apiVersion: {}` and `kind: …`", super::types::API_VERSION));
+        gather
+            .whole(format!("the file holds no {kind}"))
+            .help(format!("a document starts with `apiVersion: {}` and `kind: …`", super::types::API_VERSION));
     }
     if gather.mistakes() > 0 {
         checked.scenario = None;
@@ -270,11 +276,14 @@ fn files(root: &Node, steps: &[super::types::Step], dir: &Path, gather: &mut Gat
             let runbook = step.runbook.as_ref().and_then(|r| r.file.as_deref()).map(|f| (f, "runbook"));
             let manifest = step.inject.as_ref().and_then(|f| f.manifest.as_ref()).map(|m| (m.file.as_str(), "inject"));
             for (file, key) in [runbook, manifest].into_iter().flatten() {
-                let place = at.and_then(|n| n.get(key)).and_then(|n| n.get("file").or_else(|| n.get("manifest").and_then(|m| m.get("file"))));
+                let place =
+                    at.and_then(|n| n.get(key)).and_then(|n| n.get("file").or_else(|| n.get("manifest").and_then(|m| m.get("file"))));
                 let path = dir.join(file);
                 if !path.is_file() {
                     let span = place.or(at).map_or_else(Default::default, |n| n.span);
-                    gather.mistake(span, format!("file `{}` does not exist", clip(file))).help(format!("it is looked for at {}", path.display()));
+                    gather
+                        .mistake(span, format!("file `{}` does not exist", clip(file)))
+                        .help(format!("it is looked for at {}", path.display()));
                 }
             }
             if let Some(steps) = &step.parallel {

@@ -32,7 +32,10 @@ pub(crate) fn substitute(root: &mut Node, sets: &[(String, String)], gather: &mu
                     Ok(new) => *scalar = new,
                     Err(wanted) => {
                         gather
-                            .mistake(node.span, format!("parameter `{}` is {wanted}, and `--set` gives it `{}`", clip(&key.text), clip(value)))
+                            .mistake(
+                                node.span,
+                                format!("parameter `{}` is {wanted}, and `--set` gives it `{}`", clip(&key.text), clip(value)),
+                            )
                             .help(format!("give it {wanted}"));
                     }
                 }
@@ -45,8 +48,12 @@ pub(crate) fn substitute(root: &mut Node, sets: &[(String, String)], gather: &mu
         if !parameters.contains_key(name) {
             let names = || parameters.keys().map(String::as_str);
             let meant = nearest(name, names()).map(|n| format!("did you mean `{n}`"));
-            let known = if parameters.is_empty() { "the scenario has no parameters".to_owned() } else { format!("there are {}", quoted(names())) };
-            gather.whole(format!("`--set` names the parameter `{}`, which the scenario does not have", clip(name))).help_if(meant).help(known);
+            let known =
+                if parameters.is_empty() { "the scenario has no parameters".to_owned() } else { format!("there are {}", quoted(names())) };
+            gather
+                .whole(format!("`--set` names the parameter `{}`, which the scenario does not have", clip(name)))
+                .help_if(meant)
+                .help(known);
         }
     }
     let mut used = BTreeSet::new();
@@ -56,7 +63,9 @@ pub(crate) fn substitute(root: &mut Node, sets: &[(String, String)], gather: &mu
     }
     for (name, span) in &places {
         if !used.contains(name) {
-            gather.warning(*span, format!("parameter `{}` is not used", clip(name))).help(format!("write `${{{}}}` where its value belongs", clip(name)));
+            gather
+                .warning(*span, format!("parameter `{}` is not used", clip(name)))
+                .help(format!("write `${{{}}}` where its value belongs", clip(name)));
         }
     }
     parameters.into_iter().map(|(name, scalar)| (name, scalar.text)).collect()

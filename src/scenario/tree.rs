@@ -153,11 +153,7 @@ struct Open {
 
 enum OpenKind {
     List(Vec<Node>),
-    Map {
-        entries: Vec<(Key, Node)>,
-        places: HashMap<String, Span>,
-        key: Option<Key>,
-    },
+    Map { entries: Vec<(Key, Node)>, places: HashMap<String, Span>, key: Option<Key> },
 }
 
 /// What an anchor stands for.
@@ -280,7 +276,9 @@ impl Builder<'_> {
             }
             Event::Alias(id) => self.alias(id, span)?,
             Event::UnresolvedAlias(name) => {
-                self.gather.mistake(span, format!("alias `*{}` stands for nothing", clip(&name))).help("an anchor `&…` must come before it");
+                self.gather
+                    .mistake(span, format!("alias `*{}` stands for nothing", clip(&name)))
+                    .help("an anchor `&…` must come before it");
                 self.done(null(span), 0, 1, 0);
             }
             _ => {}

@@ -49,10 +49,7 @@ fn a_late_sample_keeps_its_place_in_the_order_of_sending() {
     // Sent at 100 and answered at 290, after the ones sent at 200.
     assert!(b.push(sample(2, 200, 210, Good)).is_empty());
     let ended = b.push(sample(1, 100, 290, Bad));
-    assert_eq!(
-        ended.iter().map(shown).collect::<Vec<_>>(),
-        [(Good, 0, 10, 1, 0, RunEnd::Change), (Bad, 100, 290, 1, 0, RunEnd::Change)]
-    );
+    assert_eq!(ended.iter().map(shown).collect::<Vec<_>>(), [(Good, 0, 10, 1, 0, RunEnd::Change), (Bad, 100, 290, 1, 0, RunEnd::Change)]);
     assert_eq!(b.live().map(|live| live.since.mono_us), Some(200));
 }
 
@@ -178,7 +175,8 @@ fn in_whatever_order_samples_come_the_runs_are_those_of_the_order_of_sending() {
         let mut cuts: Vec<i64> = (0..rng.random_range(0..4)).map(|_| rng.random_range(0..=send)).collect();
         cuts.sort_unstable();
         // Arrival: by completion, those that are complete at the same time in any order; a cut is told when it is made.
-        let mut arrivals: Vec<(i64, u32, Option<&Sample>)> = samples.iter().map(|s| (s.complete.mono_us, rng.next_u32(), Some(s))).collect();
+        let mut arrivals: Vec<(i64, u32, Option<&Sample>)> =
+            samples.iter().map(|s| (s.complete.mono_us, rng.next_u32(), Some(s))).collect();
         arrivals.extend(cuts.iter().map(|cut| (*cut, 0, None)));
         arrivals.shuffle(&mut rng);
         arrivals.sort_by_key(|(at, tie, _)| (*at, *tie));

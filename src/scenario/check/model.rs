@@ -83,7 +83,14 @@ impl Model {
     /// From the JSON that [`super::shape`] made of a scenario's `spec`, which is `at`.
     pub(crate) fn new(spec: &Json, at: At<'_>) -> Self {
         // Limits with a mistake in them must not make mistakes of what they allow.
-        let unlimited = Limits { pods: u32::MAX, nodes: u32::MAX, volumes: u32::MAX, objects: u32::MAX, duration: Dur(Duration::MAX), ..Limits::default() };
+        let unlimited = Limits {
+            pods: u32::MAX,
+            nodes: u32::MAX,
+            volumes: u32::MAX,
+            objects: u32::MAX,
+            duration: Dur(Duration::MAX),
+            ..Limits::default()
+        };
         let limits = if at.get("limits").is_set() { spec.get("limits").and_then(part).unwrap_or(unlimited) } else { Limits::default() };
         Self {
             targets: members(spec.get("targets")),

@@ -7,7 +7,10 @@ use super::{
 };
 use crate::scenario::{
     diag::{clip, quoted},
-    types::{Availability, BackupObjective, DataLoss, DetectionTime, Dur, From, Objective, OrderObjective, Probe, RecoveryTime, RestoreObjective, RunbookObjective, StepTime},
+    types::{
+        Availability, BackupObjective, DataLoss, DetectionTime, Dur, From, Objective, OrderObjective, Probe, RecoveryTime,
+        RestoreObjective, RunbookObjective, StepTime,
+    },
 };
 
 pub(super) fn check(cx: &mut Cx<'_>) {
@@ -114,13 +117,19 @@ fn recovery_time(cx: &mut Cx<'_>, at: At<'_>, o: &RecoveryTime) {
     let (longest, span) = cx.longest();
     if o.stable_for >= longest && longest > Dur::ZERO {
         cx.gather
-            .mistake(at.get("stableFor").span(), format!("`stableFor` {} is not shorter than the drill may take, {longest}: nothing could count as recovered", o.stable_for))
+            .mistake(
+                at.get("stableFor").span(),
+                format!("`stableFor` {} is not shorter than the drill may take, {longest}: nothing could count as recovered", o.stable_for),
+            )
             .also(span, "limits.duration");
     }
     if let Some(probe) = cx.probe(at.get("probe"), &o.probe) {
         if probe.alert.is_some() {
             cx.gather
-                .mistake(at.get("probe").span(), format!("`{}` is an alert: its end says nothing about when the service was back", clip(&o.probe)))
+                .mistake(
+                    at.get("probe").span(),
+                    format!("`{}` is an alert: its end says nothing about when the service was back", clip(&o.probe)),
+                )
                 .help("name the probe that shows what users see");
         }
         fast_enough(cx, at.get("within"), &o.probe, probe, o.within, "a recovery");
@@ -157,7 +166,9 @@ fn detection_time(cx: &mut Cx<'_>, at: At<'_>, o: &DetectionTime) {
 fn data_loss(cx: &mut Cx<'_>, at: At<'_>, o: &DataLoss) {
     let _ = cx.probe_of(at.get("ledger"), &o.ledger, "ledger", |p| p.ledger.is_some());
     if o.writes.is_none() && o.within.is_none() {
-        cx.gather.mistake(at.key(), "`dataLoss` has no target").help("write `writes: 0` for none lost, or `within: 5m` for the recovery point");
+        cx.gather
+            .mistake(at.key(), "`dataLoss` has no target")
+            .help("write `writes: 0` for none lost, or `within: 5m` for the recovery point");
     }
     if let Some(within) = o.within {
         target(cx, at.get("within"), within);
@@ -203,7 +214,9 @@ fn runbook(cx: &mut Cx<'_>, at: At<'_>, o: &RunbookObjective) {
     if let Some(step) = cx.step(at.get("step"), &o.step)
         && let Some(kind) = step.kind.filter(|kind| *kind != "runbook")
     {
-        cx.gather.mistake(at.get("step").span(), format!("step `{}` is a `{kind}`, not a runbook", clip(&o.step))).also(step.span, "the step");
+        cx.gather
+            .mistake(at.get("step").span(), format!("step `{}` is a `{kind}`, not a runbook", clip(&o.step)))
+            .also(step.span, "the step");
     }
     for (heading, within) in &o.steps {
         target(cx, at.get("steps").get(heading), *within);
@@ -256,7 +269,10 @@ fn order(cx: &mut Cx<'_>, at: At<'_>, o: &OrderObjective) {
         }
     }
     if o.probes.len() < 2 {
-        cx.gather.mistake(at.get("probes").key(), format!("an order of {} needs at least two probes", quoted(o.probes.iter().map(String::as_str))));
+        cx.gather.mistake(
+            at.get("probes").key(),
+            format!("an order of {} needs at least two probes", quoted(o.probes.iter().map(String::as_str))),
+        );
     }
 }
 
@@ -268,7 +284,10 @@ fn step_time(cx: &mut Cx<'_>, at: At<'_>, o: &StepTime) {
         && (after.top > step.top || after.path == step.path)
     {
         cx.gather
-            .mistake(at.get("after").span(), format!("step `{}` does not come before `{}`", clip(o.after.as_deref().unwrap_or_default()), clip(&o.step)))
+            .mistake(
+                at.get("after").span(),
+                format!("step `{}` does not come before `{}`", clip(o.after.as_deref().unwrap_or_default()), clip(&o.step)),
+            )
             .also(after.span, "it is here");
     }
 }

@@ -68,7 +68,9 @@ fn one(cx: &mut Cx<'_>, at: At<'_>, probe: &Probe) {
         }
         if object.api_version.is_empty() || object.api_version.matches('/').count() > 1 {
             let shown = clip(&object.api_version);
-            cx.gather.mistake(place.get("apiVersion").span(), format!("`{shown}` is not an API version")).help("write for example `v1` or `apps/v1`");
+            cx.gather
+                .mistake(place.get("apiVersion").span(), format!("`{shown}` is not an API version"))
+                .help("write for example `v1` or `apps/v1`");
         }
     }
     if let Some(metric) = &probe.metric {
@@ -114,7 +116,9 @@ fn http(cx: &mut Cx<'_>, at: At<'_>, http: &HttpProbe) {
             cx.gather.mistake(place.key(), format!("`{}: {}` is not an HTTP header", clip(name), clip(value)));
         }
         if SECRET_HEADERS.contains(&name.to_lowercase().as_str()) {
-            cx.gather.warning(place.key(), format!("header `{}` holds a secret as a rule", clip(name))).help("the scenario is part of the evidence");
+            cx.gather
+                .warning(place.key(), format!("header `{}` holds a secret as a rule", clip(name)))
+                .help("the scenario is part of the evidence");
         }
     }
     let json = http.headers.iter().any(|(name, value)| name.eq_ignore_ascii_case("content-type") && value.contains("json"));
@@ -133,7 +137,9 @@ pub(super) fn postgres(cx: &mut Cx<'_>, at: At<'_>, postgres: &Postgres, restore
     if let Some(runbook) = &postgres.runbook {
         let place = at.get("runbook");
         if !restored {
-            cx.gather.mistake(place.key(), "`runbook` goes with the `restored` side of a `restore` objective").help("name a `service` or a `target`");
+            cx.gather
+                .mistake(place.key(), "`runbook` goes with the `restored` side of a `restore` objective")
+                .help("name a `service` or a `target`");
         }
         if let Some(step) = cx.step(place, runbook) {
             let job = step.step.as_ref().map(|s| s.runbook.as_ref().is_some_and(|r| r.run_in.as_ref().is_some_and(|r| r.job.is_some())));
@@ -171,7 +177,9 @@ fn metric(cx: &mut Cx<'_>, at: At<'_>, metric: &MetricProbe) {
     match (metric.min, metric.max) {
         (None, None) => drop(cx.gather.mistake(at.key(), "a `metric` probe without `min` and `max` is always good").help("set a bound")),
         (Some(min), Some(max)) if min > max => {
-            cx.gather.mistake(at.get("min").span(), format!("`min` {min} is above `max` {max}: it could never be good")).also(at.get("max").span(), "max");
+            cx.gather
+                .mistake(at.get("min").span(), format!("`min` {min} is above `max` {max}: it could never be good"))
+                .also(at.get("max").span(), "max");
         }
         _ => {}
     }
@@ -205,7 +213,9 @@ fn ledger(cx: &mut Cx<'_>, at: At<'_>, ledger: &LedgerProbe) {
         address(cx, place.get("write"), &http.write.replace("{key}", "1"));
         address(cx, place.get("read"), &http.read);
         if !http.write.contains("{key}") {
-            cx.gather.mistake(place.get("write").span(), "each write needs its number").help("write `{key}` where it belongs in the address");
+            cx.gather
+                .mistake(place.get("write").span(), "each write needs its number")
+                .help("write `{key}` where it belongs in the address");
         }
     }
 }

@@ -129,16 +129,21 @@ impl<'a> Walk<'a, '_> {
             }
         }
         let (wanted, help) = match kinds {
-            ["string"] => ("a text", matches!(&node.value, Value::Scalar(s) if s.kind != ScalarKind::Null).then(|| {
-                format!("write it in quotes: \"{}\"", crate::scenario::diag::clip(node.text().unwrap_or("")))
-            })),
+            ["string"] => (
+                "a text",
+                matches!(&node.value, Value::Scalar(s) if s.kind != ScalarKind::Null)
+                    .then(|| format!("write it in quotes: \"{}\"", crate::scenario::diag::clip(node.text().unwrap_or("")))),
+            ),
             ["integer"] => ("a whole number", None),
             ["number"] => ("a number", None),
-            ["boolean"] => ("`true` or `false`", match node.text().map(str::to_lowercase).as_deref() {
-                Some("yes" | "on" | "y" | "1") => Some("write `true`".to_owned()),
-                Some("no" | "off" | "n" | "0") => Some("write `false`".to_owned()),
-                _ => None,
-            }),
+            ["boolean"] => (
+                "`true` or `false`",
+                match node.text().map(str::to_lowercase).as_deref() {
+                    Some("yes" | "on" | "y" | "1") => Some("write `true`".to_owned()),
+                    Some("no" | "off" | "n" | "0") => Some("write `false`".to_owned()),
+                    _ => None,
+                },
+            ),
             _ => ("a text, a number or a boolean", None),
         };
         self.wrong_type(node, place, wanted, help);
@@ -184,7 +189,9 @@ impl<'a> Walk<'a, '_> {
     fn array(&mut self, node: &Node, schema: &'a Map<String, Json>, place: &Place<'_>) -> Option<Json> {
         let Value::List(items) = &node.value else {
             let help = match (&node.value, node.text()) {
-                (Value::Scalar(s), Some(text)) if s.kind != ScalarKind::Null => Some(format!("write `[{}]`", crate::scenario::diag::clip(text))),
+                (Value::Scalar(s), Some(text)) if s.kind != ScalarKind::Null => {
+                    Some(format!("write `[{}]`", crate::scenario::diag::clip(text)))
+                }
                 _ => Some("start each item with `- `".to_owned()),
             };
             self.wrong_type(node, place, "a list", help);
@@ -232,7 +239,9 @@ impl<'a> Walk<'a, '_> {
         let present = |name: &str| entries.iter().any(|(key, _)| key.text == name);
         for missing in required(schema).filter(|name| !present(name)) {
             // What was misspelt is said once.
-            if unknown == 0 || !entries.iter().any(|(key, _)| !properties.contains_key(&key.text) && nearest(&key.text, [missing]).is_some()) {
+            if unknown == 0
+                || !entries.iter().any(|(key, _)| !properties.contains_key(&key.text) && nearest(&key.text, [missing]).is_some())
+            {
                 self.gather.mistake(place.span, format!("{} needs `{missing}`", place.name)).help_if(describe(properties.get(missing)));
             }
             valid = false;
@@ -379,7 +388,11 @@ fn unit_scalar(name: &str) -> Option<UnitParse> {
 
 /// An error that repeats a very long text is cut.
 fn shorten(text: &str, error: &str) -> String {
-    if text.len() > 60 || text.chars().any(char::is_control) { error.replace(text, &crate::scenario::diag::clip(text)) } else { error.to_owned() }
+    if text.len() > 60 || text.chars().any(char::is_control) {
+        error.replace(text, &crate::scenario::diag::clip(text))
+    } else {
+        error.to_owned()
+    }
 }
 
 /// Any node as JSON.

@@ -56,7 +56,9 @@ pub(crate) fn environment(root: &Node, environment: Option<&Environment>, gather
     let Some(environment) = environment else { return };
     let spec = at.get("spec");
     if environment.spec.clusters.is_empty() {
-        gather.mistake(spec.get("clusters").key(), "`clusters` is empty").help("name at least one cluster and the uid of its kube-system namespace");
+        gather
+            .mistake(spec.get("clusters").key(), "`clusters` is empty")
+            .help("name at least one cluster and the uid of its kube-system namespace");
     }
     for (name, cluster) in &environment.spec.clusters {
         let at = spec.get("clusters").get(name);
@@ -155,7 +157,8 @@ impl<'a> Cx<'a> {
         let names = || names.iter().map(String::as_str);
         let mut known: Vec<&str> = names().collect();
         known.dedup();
-        let known = if known.is_empty() { format!("there are no {what}s") } else { format!("there are {}", quoted(known.into_iter().take(20))) };
+        let known =
+            if known.is_empty() { format!("there are no {what}s") } else { format!("there are {}", quoted(known.into_iter().take(20))) };
         let meant = nearest(name, names()).map_or_else(String::new, |n| format!(": did you mean `{n}`?"));
         self.gather.mistake(at.span(), format!("{what} `{}` does not exist{meant}", clip(name))).help(known);
     }
@@ -179,7 +182,8 @@ impl<'a> Cx<'a> {
         let actual = crate::scenario::types::OneOf::kind_name(probe).unwrap_or("other");
         let fitting: Vec<&str> =
             self.model.probes.iter().filter(|(_, p)| p.as_ref().is_some_and(&is)).map(|(name, _)| name.as_str()).collect();
-        let help = if fitting.is_empty() { format!("the scenario has no `{kind}` probe") } else { format!("of that kind: {}", quoted(fitting)) };
+        let help =
+            if fitting.is_empty() { format!("the scenario has no `{kind}` probe") } else { format!("of that kind: {}", quoted(fitting)) };
         self.gather.mistake(at.span(), format!("probe `{}` is of kind `{actual}`; `{kind}` is needed here", clip(name))).help(help);
         None
     }
@@ -211,7 +215,9 @@ impl<'a> Cx<'a> {
         if found.is_none() {
             let names: Vec<String> = steps.iter().filter_map(|step| step.name.clone()).collect();
             if names.is_empty() && !steps.is_empty() {
-                self.gather.mistake(at.span(), format!("step `{}` does not exist", clip(name))).help("no step has a `name`: give the one that is meant one");
+                self.gather
+                    .mistake(at.span(), format!("step `{}` does not exist", clip(name)))
+                    .help("no step has a `name`: give the one that is meant one");
             } else {
                 self.dangling(at, "step", name, &names);
             }
@@ -226,9 +232,9 @@ impl<'a> Cx<'a> {
             Some("inject") => Some(step),
             None => None,
             Some(kind) => {
-                let injects: Vec<&str> =
-                    self.steps.iter().filter(|s| s.kind == Some("inject")).filter_map(|s| s.name.as_deref()).collect();
-                let help = if injects.is_empty() { "no named step injects a fault".to_owned() } else { format!("faults: {}", quoted(injects)) };
+                let injects: Vec<&str> = self.steps.iter().filter(|s| s.kind == Some("inject")).filter_map(|s| s.name.as_deref()).collect();
+                let help =
+                    if injects.is_empty() { "no named step injects a fault".to_owned() } else { format!("faults: {}", quoted(injects)) };
                 self.gather
                     .mistake(at.span(), format!("step `{}` is a `{kind}`; a step that injects a fault is needed here", clip(name)))
                     .also(step.span, "the step")
@@ -270,12 +276,16 @@ fn steady_state(cx: &mut Cx<'_>) {
         return;
     };
     if steady.good.is_empty() && steady.quiet.is_empty() {
-        cx.gather.mistake(at.key(), "`steadyState` names nothing that must hold").help("name probes under `good`, alert probes under `quiet`");
+        cx.gather
+            .mistake(at.key(), "`steadyState` names nothing that must hold")
+            .help("name probes under `good`, alert probes under `quiet`");
     }
     for (i, name) in steady.good.iter().enumerate() {
         let place = at.get("good").item(i);
         if cx.probe(place, name).is_some_and(|probe| probe.alert.is_some()) {
-            cx.gather.mistake(place.span(), format!("`{}` is an alert probe", clip(name))).help("alerts that must not fire go under `quiet`");
+            cx.gather
+                .mistake(place.span(), format!("`{}` is an alert probe", clip(name)))
+                .help("alerts that must not fire go under `quiet`");
         }
     }
     for (i, name) in steady.quiet.iter().enumerate() {
@@ -283,7 +293,10 @@ fn steady_state(cx: &mut Cx<'_>) {
     }
     if cx.positive(at.get("for"), "`steadyState.for`", steady.hold) && steady.hold >= steady.timeout {
         cx.gather
-            .mistake(at.get("timeout").span(), format!("`timeout` {} is not longer than `for` {}: it could never hold", steady.timeout, steady.hold))
+            .mistake(
+                at.get("timeout").span(),
+                format!("`timeout` {} is not longer than `for` {}: it could never hold", steady.timeout, steady.hold),
+            )
             .also(at.get("for").span(), "for");
     }
 }

@@ -14,8 +14,8 @@ use crate::scenario::{
 
 /// Signals by name.
 const SIGNALS: &[&str] = &[
-    "SIGHUP", "SIGINT", "SIGQUIT", "SIGABRT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGPIPE", "SIGALRM", "SIGSEGV",
-    "SIGBUS", "SIGILL", "SIGFPE",
+    "SIGHUP", "SIGINT", "SIGQUIT", "SIGABRT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGPIPE",
+    "SIGALRM", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE",
 ];
 
 pub(super) fn check(cx: &mut Cx<'_>) {
@@ -110,7 +110,10 @@ fn wait(cx: &mut Cx<'_>, at: At<'_>, wait: &WaitFor) {
     let _ = cx.probe(at.get("probe"), &wait.probe);
     if cx.positive(at.get("timeout"), "`timeout`", wait.timeout) && wait.hold >= wait.timeout {
         cx.gather
-            .mistake(at.get("timeout").span(), format!("`timeout` {} is not longer than `for` {}: it could never hold", wait.timeout, wait.hold))
+            .mistake(
+                at.get("timeout").span(),
+                format!("`timeout` {} is not longer than `for` {}: it could never hold", wait.timeout, wait.hold),
+            )
             .also(at.get("for").span(), "for");
     }
     let (longest, span) = cx.longest();
@@ -131,7 +134,9 @@ fn revert(cx: &mut Cx<'_>, at: At<'_>, name: &str, top: usize) {
             .help("a fault can be reverted once it was injected");
     }
     if step.fault().is_some_and(|fault| fault.undo == Some(UndoPolicy::None)) {
-        cx.gather.mistake(at.span(), format!("step `{}` has `undo: none`: there is nothing to revert", clip(name))).also(step.span, "the step");
+        cx.gather
+            .mistake(at.span(), format!("step `{}` has `undo: none`: there is nothing to revert", clip(name)))
+            .also(step.span, "the step");
     }
 }
 
@@ -175,7 +180,9 @@ fn runbook(cx: &mut Cx<'_>, at: At<'_>, runbook: &Runbook) {
         for (key, list, kinds) in [("volumes", &job.volumes, &[][..]), ("mounts", &job.mounts, &["secret/", "configMap/"][..])] {
             for (i, text) in list.iter().enumerate() {
                 let ok = text.split_once(':').is_some_and(|(what, path)| {
-                    path.starts_with('/') && !what.is_empty() && (kinds.is_empty() || kinds.iter().any(|kind| what.strip_prefix(kind).is_some_and(|n| !n.is_empty())))
+                    path.starts_with('/')
+                        && !what.is_empty()
+                        && (kinds.is_empty() || kinds.iter().any(|kind| what.strip_prefix(kind).is_some_and(|n| !n.is_empty())))
                 });
                 if !ok {
                     let form = if key == "volumes" { "`claim:/path`" } else { "`secret/NAME:/path` or `configMap/NAME:/path`" };
@@ -260,8 +267,17 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
     if let Some(fill) = fault.fill_disk.as_ref().or(fault.fill_node_disk.as_ref()) {
         match (fill.to.is_some(), fill.leave.is_some()) {
             (true, false) | (false, true) => {}
-            (true, true) => drop(cx.gather.mistake(place.get("leave").key(), "`to` and `leave` are both set").also(place.get("to").key(), "to").help("keep one of them")),
-            (false, false) => drop(cx.gather.mistake(place.key(), format!("`{kind}` needs `to` or `leave`")).help("write for example `to: 100%` or `leave: 10Mi`")),
+            (true, true) => drop(
+                cx.gather
+                    .mistake(place.get("leave").key(), "`to` and `leave` are both set")
+                    .also(place.get("to").key(), "to")
+                    .help("keep one of them"),
+            ),
+            (false, false) => drop(
+                cx.gather
+                    .mistake(place.key(), format!("`{kind}` needs `to` or `leave`"))
+                    .help("write for example `to: 100%` or `leave: 10Mi`"),
+            ),
         }
         let on_pods = cx.model.targets.get(&fill.target).and_then(Option::as_ref).and_then(|t| t.kind()) == Some(TargetKind::Pods);
         if kind == "fillDisk" && on_pods && fill.path.is_none() {
@@ -270,7 +286,9 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
     }
     for path in [fault.corrupt_file.as_ref().map(|f| &f.path), fault.delete_files.as_ref().map(|f| &f.path)].into_iter().flatten() {
         if !path.starts_with('/') {
-            cx.gather.mistake(place.get("path").span(), format!("`{}` does not start with `/`", clip(path))).help("write the whole path inside the container");
+            cx.gather
+                .mistake(place.get("path").span(), format!("`{}` does not start with `/`", clip(path)))
+                .help("write the whole path inside the container");
         }
     }
     if let Some(partition) = &fault.partition {
@@ -287,7 +305,9 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
                 bits.parse::<u8>().is_ok_and(|b| b <= longest)
             });
             if !ok {
-                cx.gather.mistake(place.get("cidrs").item(i).span(), format!("`{}` is not a network", clip(cidr))).help("write for example `10.0.0.0/8`");
+                cx.gather
+                    .mistake(place.get("cidrs").item(i).span(), format!("`{}` is not a network", clip(cidr)))
+                    .help("write for example `10.0.0.0/8`");
             }
         }
     }
@@ -301,7 +321,9 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
         }
     }
     if let Some(custom) = &fault.custom {
-        for (key, command) in [("inject", &custom.inject), ("effective", &custom.effective), ("revert", &custom.revert), ("gone", &custom.gone)] {
+        for (key, command) in
+            [("inject", &custom.inject), ("effective", &custom.effective), ("revert", &custom.revert), ("gone", &custom.gone)]
+        {
             if command.is_empty() {
                 cx.gather.mistake(place.get(key).key(), format!("the command `{key}` is empty")).help("the contract needs all four");
             }
@@ -334,7 +356,9 @@ fn undo(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, kind: &str, top: usize) 
     if let Some(duration) = fault.duration {
         cx.positive(at.get("for"), "`for`", duration);
         if policy == UndoPolicy::None {
-            cx.gather.mistake(at.get("for").key(), "`for` reverts the fault, and `undo: none` says never").also(at.get("undo").span(), "undo");
+            cx.gather
+                .mistake(at.get("for").key(), "`for` reverts the fault, and `undo: none` says never")
+                .also(at.get("undo").span(), "undo");
         }
     }
     if policy == UndoPolicy::Runbook {

@@ -16,7 +16,9 @@ pub(super) fn check(cx: &mut Cx<'_>) {
     for (name, target) in &cx.model.targets {
         let at = cx.spec.get("targets").get(name);
         if !text::own_name(name) {
-            cx.gather.mistake(at.key(), format!("`{}` is not a target's name", clip(name))).help("letters, digits, `-` and `_`, at most 63");
+            cx.gather
+                .mistake(at.key(), format!("`{}` is not a target's name", clip(name)))
+                .help("letters, digits, `-` and `_`, at most 63");
         }
         if let Some(target) = target {
             one(cx, at, name, target);
@@ -53,20 +55,25 @@ fn one(cx: &mut Cx<'_>, at: At<'_>, name: &str, target: &Target) {
         ("secret", &target.secret),
     ] {
         if let Some(value) = value.as_ref().filter(|value| !text::object_name(value)) {
-            cx.gather.mistake(at.get(key).span(), format!("`{}` is not an object's name", clip(value))).help_if(
-                value.contains('/').then(|| "the namespace goes under `namespace`".to_owned()),
-            );
+            cx.gather
+                .mistake(at.get(key).span(), format!("`{}` is not an object's name", clip(value)))
+                .help_if(value.contains('/').then(|| "the namespace goes under `namespace`".to_owned()));
         }
     }
     if !target.containers.is_empty() && kind != TargetKind::Pods {
-        cx.gather.mistake(at.get("containers").key(), format!("`containers` fits targets of pods, and `{}` is {}", clip(name), kind.words()));
+        cx.gather
+            .mistake(at.get("containers").key(), format!("`containers` fits targets of pods, and `{}` is {}", clip(name), kind.words()));
     }
     if target.is_single() && at.get("mode").is_set() {
-        cx.gather.mistake(at.get("mode").span(), format!("`{}` is one object by its name: there is nothing to choose", clip(name))).help("leave `mode` out");
+        cx.gather
+            .mistake(at.get("mode").span(), format!("`{}` is one object by its name: there is nothing to choose", clip(name)))
+            .help("leave `mode` out");
     }
     match (target.expect, target.mode) {
         (Some(0), _) => {
-            cx.gather.mistake(at.get("expect").span(), "`expect: 0` would be a drill without a target").help("a target that matches nothing refuses the drill");
+            cx.gather
+                .mistake(at.get("expect").span(), "`expect: 0` would be a drill without a target")
+                .help("a target that matches nothing refuses the drill");
         }
         (Some(expect), _) if target.is_single() && expect > 1 => {
             cx.gather.mistake(at.get("expect").span(), format!("`{}` is one object by its name, never {expect}", clip(name)));
