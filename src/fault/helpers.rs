@@ -1,0 +1,176 @@
+//! Node helpers: privileged pods, one a node, placed when a fault needs them and removed with the drill.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+
+use super::FaultError;
+use crate::{
+    agent::{
+        Link, LinkState,
+        pods::{AgentKind, PodSpec, place, remove},
+    },
+    clock::Clock,
+    cluster::Cluster,
+    labels,
+    plan::Plan,
+};
+
+/// A helper's time to live without a renewal: what a runner that dies leaves frozen is free after this.
+pub const HELPER_TTL: Duration = Duration::from_secs(30);
+/// How long a helper's pod may take to run (its image may have to be pulled).
+const PLACE_LIMIT: Duration = Duration::from_secs(120);
+/// How much longer than the drill the kubelet lets a helper's pod live, as a last resort.
+const LAST_RESORT: Duration = Duration::from_secs(3600);
+/// How long a helper may take to undo everything when it is told goodbye.
+const BYE_LIMIT: Duration = Duration::from_secs(15);
+
+/// A helper in its place.
+#[derive(Debug, Clone)]
+struct Placed {
+    link: Link,
+    pod: String,
+}
+
+/// The node helpers of a drill. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Helpers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    cluster: Cluster,
+    clock: Clock,
+    plan: Arc<Plan>,
+    drill: String,
+    token: String,
+    ttl: Duration,
+    /// One lock a node, so that helpers are placed beside each other and none twice.
+    nodes: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Option<Placed>>>>>,
+    /// Container ids as the pods' status had them when they were armed, by the pods' uid.
+    containers: Mutex<BTreeMap<String, BTreeMap<String, String>>>,
+}
+
+impl Helpers {
+    /// For a drill. None is placed yet.
+    pub fn new(cluster: Cluster, clock: Clock, plan: Arc<Plan>, drill: &str) -> Self {
+        Self::with_ttl(cluster, clock, plan, drill, HELPER_TTL)
+    }
+
+    /// The same with another time to live than [`HELPER_TTL`].
+    pub fn with_ttl(cluster: Cluster, clock: Clock, plan: Arc<Plan>, drill: &str, ttl: Duration) -> Self {
+        let token = format!("{:032x}", rand::random::<u128>());
+        let (nodes, containers) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { cluster, clock, plan, drill: drill.to_owned(), token, ttl, nodes, containers }))
+    }
+
+    fn slots(&self) -> Vec<(String, Arc<tokio::sync::Mutex<Option<Placed>>>)> {
+        let nodes = self.0.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.iter().map(|(node, slot)| (node.clone(), Arc::clone(slot))).collect()
+    }
+
+    /// The helper of a node; placed if there is none, found if an earlier runner of the drill has placed it.
+    ///
+    /// # Errors
+    /// When the environment forbids node helpers, or its pod does not come up.
+    pub(super) async fn on(&self, node: &str) -> Result<Link, FaultError> {
+        let inner = &self.0;
+        let own = &inner.plan.place.firedrill;
+        if !own.node_helpers {
+            let what = format!("place a node helper on {node}");
+            return Err(FaultError::failed(what, "the environment says `nodeHelpers: false`, and freezing and crashing need one"));
+        }
+        let slot = Arc::clone(inner.nodes.lock().unwrap_or_else(PoisonError::into_inner).entry(node.to_owned()).or_default());
+        let mut slot = slot.lock().await;
+        if let Some(placed) = &*slot
+            && !matches!(&*placed.link.state().borrow(), LinkState::Ended(_))
+        {
+            return Ok(placed.link.clone());
+        }
+        let spec = PodSpec {
+            kind: AgentKind::NodeHelper { node: node.to_owned() },
+            drill: inner.drill.clone(),
+            token: inner.token.clone(),
+            place: own.clone(),
+            ttl: inner.ttl,
+            deadline: inner.plan.limits.duration.0 + LAST_RESORT,
+        };
+        // A helper has nothing to say unasked.
+        let (link, _events, pod) = place(&inner.cluster, &spec, &inner.clock, PLACE_LIMIT).await?;
+        *slot = Some(Placed { link: link.clone(), pod });
+        Ok(link)
+    }
+
+    /// The helper of a node if there is one, of this runner or of an earlier one.
+    pub(super) async fn existing(&self, node: &str) -> Result<Option<Link>, FaultError> {
+        let slot = self.slots().into_iter().find(|(name, _)| name == node).map(|(_, slot)| slot);
+        if let Some(slot) = slot
+            && slot.lock().await.is_some()
+        {
+            return self.on(node).await.map(Some);
+        }
+        let name = AgentKind::NodeHelper { node: node.to_owned() }.pod_name(&self.0.drill);
+        let found = self.0.cluster.get_opt::<Pod>(&self.0.plan.place.firedrill.namespace, &name).await?;
+        let runs = found.is_some_and(|p| {
+            p.metadata.deletion_timestamp.is_none() && p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
+        });
+        if runs { self.on(node).await.map(Some) } else { Ok(None) }
+    }
+
+    pub(super) fn keep_containers(&self, uid: &str, ids: BTreeMap<String, String>) {
+        self.0.containers.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), ids);
+    }
+
+    pub(super) fn containers(&self, uid: &str) -> Option<BTreeMap<String, String>> {
+        self.0.containers.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+    }
+
+    /// The helpers that are in place: `node helper on <node>` and their pods, `namespace/name`.
+    pub async fn placed(&self) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        for (node, slot) in self.slots() {
+            if let Some(placed) = &*slot.lock().await {
+                all.push((format!("node helper on {node}"), format!("{}/{}", self.0.plan.place.firedrill.namespace, placed.pod)));
+            }
+        }
+        all
+    }
+
+    /// Lets go of all helpers without a word: what a runner does that must not act any more. They undo everything by
+    /// themselves when their time to live has run out, unless another runner takes them over.
+    pub async fn detach(&self) {
+        for (_, slot) in self.slots() {
+            *slot.lock().await = None;
+        }
+    }
+
+    /// Tells all helpers to undo what they still hold and to end, and deletes the drill's helper pods, also those of earlier
+    /// runners. Returns what is left after `limit`, empty when all are gone.
+    pub async fn remove_all(&self, limit: Duration) -> Vec<String> {
+        let inner = &self.0;
+        let namespace = &inner.plan.place.firedrill.namespace;
+        let goodbyes = self.slots().into_iter().map(|(node, slot)| async move {
+            let Some(placed) = slot.lock().await.take() else { return };
+            match placed.link.bye(BYE_LIMIT).await {
+                Ok(said) if said.is_empty() => {}
+                Ok(said) => tracing::warn!("the node helper on {node} still had something to undo: {said}"),
+                // It undoes everything too when its pod is deleted.
+                Err(e) => tracing::debug!("goodbye to the node helper on {node}: {e}"),
+            }
+        });
+        join_all(goodbyes).await;
+        let selector = format!("{}={},{}=node-helper", labels::DRILL, inner.drill, labels::ROLE);
+        let api = inner.cluster.api::<Pod>(namespace);
+        let pods = match inner.cluster.list_all(&api, Some(&selector), &format!("list node helpers in {namespace}")).await {
+            Ok(pods) => pods,
+            Err(e) => return vec![e.to_string()],
+        };
+        let removed = pods.iter().map(|pod| async move { remove(&inner.cluster, namespace, &pod.name_any(), limit).await.err() });
+        join_all(removed).await.into_iter().flatten().collect()
+    }
+}
