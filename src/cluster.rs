@@ -188,7 +188,28 @@ pub async fn limit<T>(call: impl Future<Output = kube::Result<T>>, after: Durati
 /// # Errors
 /// When there is no such context, the API server cannot be reached, or does not let its identity be read.
 pub async fn connect(context: Option<&str>) -> Result<Cluster, ClusterError> {
-    let (config, name) = configure(context).await?;
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    match Kubeconfig::read() {
+        Ok(kubeconfig) => connect_with(kubeconfig, context).await,
+        // A KUBECONFIG that cannot be read must not lead to another cluster by accident.
+        Err(_) if context.is_none() && in_pod && std::env::var_os("KUBECONFIG").is_none() => {
+            let config = Config::incluster().map_err(|error| ClusterError::Config { why: error.to_string() })?;
+            reach(config, "in-cluster".to_owned()).await
+        }
+        Err(error) => Err(ClusterError::Config { why: format!("{error}: set KUBECONFIG to a kubeconfig file") }),
+    }
+}
+
+/// Connects to the cluster of a context of a kubeconfig that is at hand; default its current context.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_with(kubeconfig: Kubeconfig, context: Option<&str>) -> Result<Cluster, ClusterError> {
+    let (config, name) = configure(kubeconfig, context).await?;
+    reach(config, name).await
+}
+
+async fn reach(config: Config, name: String) -> Result<Cluster, ClusterError> {
     let server = config.cluster_url.to_string();
     let calls = with_limits(config.clone(), Some(READ_LIMIT));
     let streams = with_limits(config, None);
@@ -216,17 +237,7 @@ fn with_limits(mut config: Config, read: Option<Duration>) -> Config {
     config
 }
 
-async fn configure(context: Option<&str>) -> Result<(Config, String), ClusterError> {
-    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-    let kubeconfig = match Kubeconfig::read() {
-        Ok(kubeconfig) => kubeconfig,
-        // A KUBECONFIG that cannot be read must not lead to another cluster by accident.
-        Err(_) if context.is_none() && in_pod && std::env::var_os("KUBECONFIG").is_none() => {
-            let config = Config::incluster().map_err(|error| ClusterError::Config { why: error.to_string() })?;
-            return Ok((config, "in-cluster".to_owned()));
-        }
-        Err(error) => return Err(ClusterError::Config { why: format!("{error}: set KUBECONFIG to a kubeconfig file") }),
-    };
+async fn configure(kubeconfig: Kubeconfig, context: Option<&str>) -> Result<(Config, String), ClusterError> {
     let Some(name) = context.map(str::to_owned).or_else(|| kubeconfig.current_context.clone()).filter(|name| !name.is_empty()) else {
         return Err(ClusterError::Config { why: "the kubeconfig has no current context: name one with --context".to_owned() });
     };

@@ -18,5 +18,5 @@ pub mod plan;
 pub mod probe;
 pub mod runbook;
 pub mod scenario;
-pub mod verdict;
 pub mod selector;
+pub mod verdict;

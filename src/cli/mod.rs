@@ -1,6 +1,8 @@
 //! Arguments, wiring, exit codes. Parses and wires, and decides nothing.
 
 mod agent;
+pub(crate) mod common;
+mod plan;
 mod schema;
 pub(crate) mod set;
 mod validate;
@@ -23,6 +25,7 @@ struct Cli {
 enum Command {
     #[command(hide = true)]
     Agent(agent::Args),
+    Plan(Box<plan::PlanArgs>),
     Validate(validate::ValidateArgs),
     Schema(schema::SchemaArgs),
 }
@@ -44,6 +47,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Exit {
     match command {
         Command::Agent(args) => block_on(agent::run(args)),
+        Command::Plan(args) => block_on(plan::run(&args)),
         Command::Validate(args) => validate::run(&args),
         Command::Schema(args) => schema::run(&args),
     }

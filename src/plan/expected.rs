@@ -5,7 +5,7 @@ use crate::scenario::types::Dur;
 
 /// Shortest and longest, and warnings where they do not fit the drill's own limit. A step without any time limit (a person's
 /// agreement, a runbook whose steps have none) leaves only `limits.duration` as the longest.
-pub fn expected(plan: &Plan) -> ((Dur, Dur), Vec<String>) {
+pub(super) fn expected(plan: &Plan) -> ((Dur, Dur), Vec<String>) {
     let limit = plan.limits.duration;
     let (mut low, mut high) = steps(&plan.steps);
     if let Some(steady) = &plan.steady_state {

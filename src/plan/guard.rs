@@ -18,7 +18,7 @@ use super::{
     kinds::{self, Breaks},
     resolve,
     seen::{NamedKind, Snapshot},
-    types::{ResolvedObject, ResolvedTarget},
+    types::{BlastRadius, ResolvedObject, ResolvedTarget},
 };
 use crate::{
     fault::Undo,
@@ -62,24 +62,14 @@ impl Touched {
         set.insert(uid.to_owned());
     }
 
-    /// Pods in all.
-    pub fn pod_count(&self) -> u32 {
-        self.scaled_away.values().fold(count(&self.pods), |sum, n| sum.saturating_add(*n))
-    }
-
-    /// Nodes in all.
-    pub fn node_count(&self) -> u32 {
-        count(&self.nodes)
-    }
-
-    /// Volumes in all.
-    pub fn volume_count(&self) -> u32 {
-        count(&self.volumes)
-    }
-
-    /// Other objects in all.
-    pub fn object_count(&self) -> u32 {
-        count(&self.objects)
+    /// In numbers.
+    pub fn blast(&self) -> BlastRadius {
+        BlastRadius {
+            pods: self.scaled_away.values().fold(count(&self.pods), |sum, n| sum.saturating_add(*n)),
+            nodes: count(&self.nodes),
+            volumes: count(&self.volumes),
+            objects: count(&self.objects),
+        }
     }
 }
 
@@ -250,11 +240,12 @@ fn budgets(policy: BudgetPolicy, step: &str, target: &ResolvedTarget, snapshot: 
 }
 
 fn over_limits(limits: &Limits, touched: &Touched) -> Vec<String> {
+    let is = touched.blast();
     let rows = [
-        ("pods", touched.pod_count(), limits.pods),
-        ("nodes", touched.node_count(), limits.nodes),
-        ("volumes", touched.volume_count(), limits.volumes),
-        ("objects", touched.object_count(), limits.objects),
+        ("pods", is.pods, limits.pods),
+        ("nodes", is.nodes, limits.nodes),
+        ("volumes", is.volumes, limits.volumes),
+        ("objects", is.objects, limits.objects),
     ];
     rows.into_iter()
         .filter(|(_, is, limit)| is > limit)

@@ -62,7 +62,8 @@ pub fn make(inputs: &Inputs<'_>) -> Result<Plan, Refused> {
     let objectives = objectives(&inputs.scenario.spec.objectives);
     maker.readers(&targets);
     maker.repeated(&steps, &targets);
-    let Maker { mut found, mut scope, .. } = maker;
+    let Maker { mut found, mut scope, touched, .. } = maker;
+    scope.blast = touched.blast();
     scope.namespaces = sorted(scope.namespaces);
     scope.nodes = sorted(scope.nodes);
     found.refusals = once(found.refusals);
@@ -396,7 +397,7 @@ impl Maker<'_> {
             }
         });
         let sum: usize = pods.iter().map(|(_, n)| n).sum();
-        if sum > self.spec.limits.pods as usize && self.touched.pod_count() <= self.spec.limits.pods {
+        if sum > self.spec.limits.pods as usize && self.touched.blast().pods <= self.spec.limits.pods {
             let steps = pods.iter().map(|(title, _)| format!("`{title}`")).collect::<Vec<_>>().join(", ");
             self.warn(format!(
                 "steps {steps} meet the same pods now; if other pods match by then, `limits.pods: {}` refuses them (they would need {sum})",

@@ -6,20 +6,27 @@
 //! **Architecture invariant:** planning is pure ([`make`] is a function of its [`Inputs`]); only [`snapshot`] and what
 //! calls it ([`recheck`], [`resolve::fresh`]) do I/O, and they only read.
 
+mod drift;
 mod expected;
 pub mod guard;
 pub mod kinds;
 mod make;
 pub mod rbac;
 mod recheck;
+pub mod render;
 pub mod resolve;
 pub mod seen;
 pub mod snapshot;
 mod types;
 pub mod wants;
 
+pub use drift::{digest, drift};
 pub use guard::Touched;
 pub use kinds::not_built;
 pub use make::{Inputs, Refused, make};
 pub use recheck::{Rechecked, recheck};
+pub use render::render;
 pub use types::*;
+
+#[cfg(test)]
+mod tests;

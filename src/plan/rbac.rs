@@ -14,9 +14,14 @@ const READ: &[&str] = &["get", "list", "watch"];
 /// kube opens exec by GET, kubectl by POST, and API servers differ in which verb they ask for.
 const EXEC: &[&str] = &["create", "get"];
 
-/// The rules as they come together: keyed by place, group, resource and name, so that equal ones meet.
+/// Place, group, resource and name: what a rule is about.
+type About = (Option<String>, String, String, Option<String>);
+/// Rules with the same of these come together: place, group, resource, verbs, and whether it is by name.
+type Alike = (Option<String>, String, String, BTreeSet<String>, bool);
+
+/// The rules as they come together, each with its verbs and reasons.
 #[derive(Default)]
-struct Rules(BTreeMap<(Option<String>, String, String, Option<String>), (BTreeSet<String>, BTreeSet<String>)>);
+struct Rules(BTreeMap<About, (BTreeSet<String>, BTreeSet<String>)>);
 
 impl Rules {
     fn add(&mut self, namespace: Option<&str>, group: &str, resource: &str, name: Option<&str>, verbs: &[&str], because: &str) {
@@ -38,8 +43,7 @@ impl Rules {
 
     /// Names with the same verbs in one rule, and nothing by name that is granted for all names already.
     fn into_permissions(self) -> Vec<Permission> {
-        let mut merged: BTreeMap<(Option<String>, String, String, BTreeSet<String>, bool), (BTreeSet<String>, BTreeSet<String>)> =
-            BTreeMap::new();
+        let mut merged: BTreeMap<Alike, (BTreeSet<String>, BTreeSet<String>)> = BTreeMap::new();
         for ((namespace, group, resource, name), (verbs, why)) in &self.0 {
             let mut verbs = verbs.clone();
             if name.is_some()
@@ -209,8 +213,10 @@ fn of_runbook(plan: &Plan, runbook: &Runbook, why: &str, rules: &mut Rules) {
             rules.all(namespace, "", "pods/exec", EXEC, why);
         }
         if let Some(run) = &run_in.job {
-            job(&run.namespace, rules);
+            rules.all(&run.namespace, "", "pods", &["create", "delete", "get", "list", "watch"], why);
             rules.all(&run.namespace, "", "pods/exec", EXEC, why);
+            // A restored database in the runbook's pod is read through it.
+            rules.all(&run.namespace, "", "pods/portforward", EXEC, why);
             for secret in &run.env_from_secrets {
                 rules.named(&run.namespace, "", "secrets", secret, &["get"], &format!("{why}: its values are masked in output"));
             }

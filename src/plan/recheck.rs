@@ -8,13 +8,13 @@ use super::{
     types::{Plan, ResolvedTarget},
     wants::Wants,
 };
-use crate::cluster::Cluster;
+use crate::{cluster::Cluster, scenario::types::Target};
 
 /// A fault that may be injected now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rechecked {
-    /// Its target as it resolves now; none for a fault without a target.
-    pub target: Option<ResolvedTarget>,
+    /// Its target as it resolves now; without objects for a fault without a target.
+    pub target: ResolvedTarget,
     /// What the drill has broken once this fault is injected.
     pub touched: Touched,
     /// What is worth a remark.
@@ -33,7 +33,10 @@ pub async fn recheck(cluster: &Cluster, plan: &Plan, step_path: &str, touched: &
     let spec = step.spec.inject.as_ref().ok_or_else(|| refused(format!("step `{}` injects nothing", step.title)))?;
     let view = kinds::fault(spec).ok_or_else(|| refused(format!("step `{}`: its fault must have exactly one kind", step.title)))?;
     let mut touched = touched.clone();
-    let Some(name) = view.target else { return Ok(Rechecked { target: None, touched, warnings: Vec::new() }) };
+    let Some(name) = view.target else {
+        let target = ResolvedTarget { spec: Target::default(), matched: 0, objects: Vec::new() };
+        return Ok(Rechecked { target, touched, warnings: Vec::new() });
+    };
     let planned = plan.targets.get(name).ok_or_else(|| refused(format!("the plan has no target `{name}`")))?;
     let wants = Wants::of_target(&planned.spec, &plan.place.firedrill.namespace, view.breaks == kinds::Breaks::Pods);
     let snapshot = snapshot::read(cluster, &wants).await.map_err(|error| refused(error.to_string()))?;
@@ -49,7 +52,7 @@ pub async fn recheck(cluster: &Cluster, plan: &Plan, step_path: &str, touched: &
         }
     }
     if found.refusals.is_empty() {
-        Ok(Rechecked { target: Some(target), touched, warnings: found.warnings })
+        Ok(Rechecked { target, touched, warnings: found.warnings })
     } else {
         Err(Refused { reasons: found.refusals })
     }

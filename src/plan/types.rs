@@ -68,6 +68,23 @@ pub struct Scope {
     pub namespaces: Vec<String>,
     /// Nodes, sorted.
     pub nodes: Vec<String>,
+    /// How much the drill breaks, as the plan sees it: what the limits are held against.
+    #[serde(default)]
+    pub blast: BlastRadius,
+}
+
+/// How much a drill breaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BlastRadius {
+    /// Pods, those counted that go when a workload is scaled down.
+    pub pods: u32,
+    /// Nodes.
+    pub nodes: u32,
+    /// Volumes.
+    pub volumes: u32,
+    /// Other objects.
+    pub objects: u32,
 }
 
 /// A target and what it was resolved to.

@@ -1,0 +1,66 @@
+//! `firedrill plan FILE`: what a drill would do, read-only.
+
+use std::{io::Write as _, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::common::{self, CliError, DrillArgs};
+use crate::{
+    exit::Exit,
+    plan::{rbac, render},
+};
+
+/// Show what a drill would touch, and what it may not; changes nothing.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    drill: DrillArgs,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// Write the plan to this file, for `run --plan FILE`.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Print the Roles the drill needs instead, as YAML.
+    #[arg(long)]
+    rbac: bool,
+    /// Who gets them: `ServiceAccount:namespace/name`, `User:name` or `Group:name`.
+    #[arg(long, value_name = "SUBJECT", requires = "rbac", default_value = "ServiceAccount:firedrill/firedrill")]
+    rbac_subject: rbac::Subject,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs, and for `run --plan`: one JSON document.
+    Json,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: &PlanArgs) -> Exit {
+    match plan(args).await {
+        Ok(()) => Exit::Passed,
+        Err(error) => common::report_error(&error),
+    }
+}
+
+async fn plan(args: &PlanArgs) -> Result<(), CliError> {
+    let prepared = common::prepare(&args.drill).await?;
+    let plan = &prepared.plan;
+    common::show_warnings(&prepared.loaded.warnings);
+    let json =
+        serde_json::to_string_pretty(plan).map_err(|error| CliError::Usage(format!("failed to write the plan as JSON: {error}")))? + "\n";
+    if let Some(path) = &args.out {
+        std::fs::write(path, &json).map_err(|error| CliError::Usage(format!("failed to write {}: {error}", path.display())))?;
+    }
+    let text = match (args.rbac, args.output) {
+        (true, _) => rbac::yaml(plan, &args.rbac_subject),
+        (false, Output::Json) => json,
+        (false, Output::Text) => render::render_with(plan, common::width(), common::color_stdout()),
+    };
+    // A closed pipe is all that can go wrong here, and then nobody reads it.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
