@@ -7,6 +7,7 @@
 //! through the API server does.
 
 mod collect;
+pub mod digest;
 mod engine;
 mod files;
 mod http;
