@@ -16,6 +16,7 @@ testbed: a real Kubernetes cluster, with a real database and monitoring, on one 
   testbed load IMAGE.tar…      put images on every node of a running cluster
   testbed status               what runs, and how much memory it takes
   testbed env                  shell lines with KUBECONFIG and paths: eval "$(testbed env)"
+  testbed environment          the Environment of firedrill for this cluster (its uid, monitoring, image), as YAML
   testbed logs [COMPONENT]     list the logs, or print one (apiserver, kubelet-node1, audit …)
   testbed volume ls|lose|readonly|restore [NAMESPACE/CLAIM]
                                break a volume of the storage class `fixed` for real, and mend it
@@ -51,7 +52,7 @@ main() {
     esac
   done
   case $command in
-    build | up | up-marked | load | status | env | logs | volume | smoke | down | provisioner)
+    build | up | up-marked | load | status | env | environment | logs | volume | smoke | down | provisioner)
       cluster_use "$name"
       "cmd_$command" "${rest[@]}"
       ;;
@@ -230,6 +231,25 @@ export FIREDRILL_TESTBED_DIR='$STATE'
 export FIREDRILL_TESTBED_AUDIT_LOG='$LOG/audit.jsonl'
 export PATH='$BIN':"\$PATH"
 SH
+}
+
+# A scenario is portable, its environment is not: each cluster is another one, with a uid of its own.
+cmd_environment() {
+  need_up
+  local uid
+  uid=$(kubectl get namespace kube-system --output 'jsonpath={.metadata.uid}') || die "cluster '$CLUSTER' does not say who it is"
+  cat <<YAML
+apiVersion: firedrill.dev/v1alpha1
+kind: Environment
+metadata: {name: testbed-$CLUSTER}
+spec:
+  clusters: {$CLUSTER: {context: testbed-$CLUSTER, uid: $uid}}
+  prometheus: {service: "monitoring/prometheus:9090"}
+  alertmanager: {service: "monitoring/alertmanager:9093"}
+  receiver: {service: "monitoring/alert-receiver:8080"}
+  heartbeat: {alert: Heartbeat, every: 10s}
+  firedrill: {namespace: firedrill, image: "localhost/firedrill:dev", nodeHelpers: true}
+YAML
 }
 
 cmd_logs() {
