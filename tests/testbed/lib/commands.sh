@@ -122,8 +122,9 @@ cmd_up-marked() {
   tools_link "$BIN"
   echo "$NODES" >"$STATE/nodes.count"
   if [ "$MODE" = full ]; then step "unpacked images, for all nodes" attach_images || up_failed; fi
-  step "keys and certificates" pki_control_plane || up_failed
   step "network" control_network || up_failed
+  control_etcd # needs neither keys nor anything else: let it find itself meanwhile
+  step "keys and certificates" pki_control_plane || up_failed
   if [ "$MODE" = full ]; then step "start $NODES nodes" nodes_start || up_failed; fi
   step "control plane ready" control_start "$MODE" || up_failed
   case $MODE in

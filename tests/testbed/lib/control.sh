@@ -14,7 +14,7 @@ control_etcd() {
   daemon etcd "$BIN/etcd" --name testbed --data-dir "$STATE/etcd" --unsafe-no-fsync --log-level warn \
     --listen-client-urls "http://127.0.0.1:$ETCD_PORT" --advertise-client-urls "http://127.0.0.1:$ETCD_PORT" \
     --listen-peer-urls "http://127.0.0.1:$((ETCD_PORT + 1))" --initial-advertise-peer-urls "http://127.0.0.1:$((ETCD_PORT + 1))" \
-    --initial-cluster "testbed=http://127.0.0.1:$((ETCD_PORT + 1))"
+    --initial-cluster "testbed=http://127.0.0.1:$((ETCD_PORT + 1))" --heartbeat-interval 50 --election-timeout 250
 }
 
 control_apiserver() {
@@ -73,7 +73,6 @@ default_account_ready() { kubectl get serviceaccount default --namespace default
 
 # Ready: the API answers, and the controllers made the first namespace's service account, without which no pod can start.
 control_start() {
-  control_etcd
   control_apiserver
   wait_until 60 "the API server to be ready (log: $LOG/apiserver.log)" api_ready || return 1
   control_controller_manager "$1"

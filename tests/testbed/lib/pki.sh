@@ -3,12 +3,12 @@
 
 pki_key() { openssl ecparam -name prime256v1 -genkey -noout -out "$1" 2>/dev/null; }
 
-# pki_cert NAME SUBJECT [SUBJECT_ALT_NAMES]
+# pki_cert NAME SUBJECT [SUBJECT_ALT_NAMES]: one process makes key and certificate; a configuration of our own, for the
+# system's would make every certificate an authority.
 pki_cert() {
-  pki_key "$PKI/$1.key"
-  openssl req -new -key "$PKI/$1.key" -subj "$2" |
-    openssl x509 -req -CA "$PKI/ca.crt" -CAkey "$PKI/ca.key" -set_serial "0x$(openssl rand -hex 8)" -days 30 \
-      -extfile <(if [ -n "${3:-}" ]; then echo "subjectAltName=$3"; fi) -out "$PKI/$1.crt" 2>>"$LOG/pki.log"
+  openssl req -x509 -CA "$PKI/ca.crt" -CAkey "$PKI/ca.key" -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+    -config <(printf '[req]\ndistinguished_name = dn\n[dn]\n') -subj "$2" -days 30 -addext basicConstraints=critical,CA:FALSE \
+    ${3:+-addext "subjectAltName=$3"} -keyout "$PKI/$1.key" -out "$PKI/$1.crt" 2>>"$LOG/pki.log"
 }
 
 # pki_kubeconfig NAME FILE: everything inside the file, so that it can be copied anywhere.

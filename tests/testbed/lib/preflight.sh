@@ -3,7 +3,7 @@
 
 # command:package, checked together so that one apt-get line mends all of them
 NEEDED_TO_RUN="containerd:containerd ctr:containerd runc:runc ip:iproute2 nft:nftables conntrack:conntrack socat:socat
-openssl:openssl nsenter:util-linux mkfs.ext4:e2fsprogs losetup:mount flock:util-linux iptables:iptables curl:curl jq:jq"
+openssl:openssl nsenter:util-linux mkfs.ext4:e2fsprogs losetup:mount flock:util-linux iptables:iptables curl:curl jq:jq pgrep:procps"
 NEEDED_TO_BUILD="gcc:gcc tar:tar mmdebstrap:mmdebstrap cargo:cargo"
 
 need_packages() {

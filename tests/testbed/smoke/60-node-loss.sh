@@ -29,6 +29,7 @@ lost_node_is_evicted_and_returns() {
   node=$(kubectl get pods --namespace smoke-loss --selector app=mobile --output 'jsonpath={.items[0].spec.nodeName}')
   n=${node#node}
   kubelet=$(node_run "$n" pgrep -x kubelet)
+  ping -c 1 -W 2 "$(node_ip "$n")" # so that its silence means something later
   node_run "$n" kill -STOP "$kubelet"
   ip link set "$(node_link "$n")" down
   # Whatever happens from here on, the node gets its link and its kubelet back.
@@ -39,7 +40,7 @@ lost_node_is_evicted_and_returns() {
       jq -r --arg node "$node" '.items[] | select(.spec.nodeName != $node and .status.phase == "Running" and .metadata.deletionTimestamp == null) | .metadata.name')" ]
   }
   within 40 runs_elsewhere
-  refused "" ping -c 1 -W 1 "$(node_ip "$n")"
+  refused "100% packet loss" ping -c 1 -W 1 "$(node_ip "$n")"
   ip link set "$(node_link "$n")" up
   node_run "$n" kill -CONT "$kubelet"
   trap - EXIT
