@@ -82,9 +82,22 @@ ensure_built() {
     full)
       # shellcheck disable=SC2046
       tools_build $(tool_names | grep -vx kwok) && cluster_images_build || return 1
-      if declare -F images_build >/dev/null; then images_build; fi
+      up_images
       ;;
   esac
+}
+
+# Every image but firedrill's own is made if it has to be. That one is compiled by `build` alone: its sources change with
+# every edit, and minutes of compiling have no place in `up`. It is put on the nodes if it is that of the present sources.
+up_images() {
+  declare -F images_build >/dev/null || return 0
+  local name names=()
+  for name in $(image_names); do [ "$name" = firedrill ] || names+=("$name"); done
+  images_build "${names[@]}" || return 1
+  if ! CACHE_NO_MAKE=firedrill.programs images_build firedrill 2>/dev/null; then
+    : >"$CACHE/image-firedrill.path"
+    say "  image firedrill left out: not compiled since its sources changed (testbed build does it)"
+  fi
 }
 
 cmd_up() {

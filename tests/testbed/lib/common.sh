@@ -88,10 +88,12 @@ cache_seal() {
 
 # cache_make NAME KEY COMMAND…: make the entry unless a good one is there. COMMAND gets the file to write as its last
 # argument. Two processes that want the same entry wait for one another. CACHE_CHECK=full checks hashes of old entries.
+# CACHE_NO_MAKE names an entry that must be there already: it is not made, nor waited for.
 cache_make() {
   local name=$1 key=$2 file start
   shift 2
   file=$(cache_path "$name" "$key")
+  if [ "$name" = "${CACHE_NO_MAKE:-}" ] && ! cache_ok "$file"; then return 1; fi
   mkdir -p "$CACHE/lock"
   exec {cache_lock}>"$CACHE/lock/$name"
   flock "$cache_lock"
