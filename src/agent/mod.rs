@@ -10,7 +10,6 @@
 
 pub mod link;
 pub mod node;
-pub mod observe;
 pub mod pods;
 pub mod processes;
 pub mod protocol;

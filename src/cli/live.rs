@@ -175,10 +175,10 @@ impl View {
     fn questions(&mut self, asked: Vec<Question>) {
         for question in asked.iter().filter(|q| !self.asked.contains(q)) {
             if self.mode == Mode::Plain {
-                let how = if question.failed_step { " --retry, or --skip REASON" } else { "" };
+                let how = if question.failed_step { " --retry, or --skip --remark REASON" } else { "" };
                 self.say(
                     Tone::Warn,
-                    &format!("waiting for a person, step {}: {} (firedrill ack{how})", question.step, question.text),
+                    &format!("waiting for a person, step {0}: {1} (firedrill ack {0}{how})", question.step, question.text),
                     None,
                 );
             }

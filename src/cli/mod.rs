@@ -3,7 +3,6 @@
 mod agent;
 pub(crate) mod common;
 mod plan;
-mod report;
 mod schema;
 pub(crate) mod set;
 mod validate;
@@ -27,7 +26,6 @@ enum Command {
     #[command(hide = true)]
     Agent(agent::Args),
     Plan(Box<plan::PlanArgs>),
-    Report(report::ReportArgs),
     Validate(validate::ValidateArgs),
     Schema(schema::SchemaArgs),
 }
@@ -50,7 +48,6 @@ fn run(command: Command) -> Exit {
     match command {
         Command::Agent(args) => block_on(agent::run(args)),
         Command::Plan(args) => block_on(plan::run(&args)),
-        Command::Report(args) => report::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Schema(args) => schema::run(&args),
     }

@@ -169,6 +169,8 @@ fn pod(drill: &str, name: &str, job: &RunJob, life: Duration) -> Result<Pod, Str
         add(&new.path, json!({"ephemeral": {"volumeClaimTemplate": {"metadata": {"labels": made(drill)}, "spec": spec}}}), false);
     }
     let env_from: Vec<Value> = job.env_from_secrets.iter().map(|s| json!({"secretRef": {"name": s}})).collect();
+    let mut env: Vec<Value> = job.env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+    env.push(json!({"name": "FIREDRILL_DRILL", "value": drill}));
     let mut spec = json!({
         "restartPolicy": "Never",
         "activeDeadlineSeconds": life.as_secs().max(1),
@@ -181,7 +183,7 @@ fn pod(drill: &str, name: &str, job: &RunJob, life: Duration) -> Result<Pod, Str
             // As PID 1 it takes SIGTERM at once, and as a shell that waits it reaps what blocks leave behind.
             "command": ["sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 5 & wait $!; done"],
             "envFrom": env_from,
-            "env": [{"name": "FIREDRILL_DRILL", "value": drill}],
+            "env": env,
             "volumeMounts": mounts,
         }],
         "volumes": volumes,

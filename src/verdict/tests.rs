@@ -2,6 +2,6 @@
 
 mod cases;
 mod detection;
-pub(crate) mod kit;
+mod kit;
 mod sampler;
 mod truth;

@@ -130,6 +130,9 @@ pub struct RunJob {
     /// New, empty volumes to mount; they go when the pod goes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub new_volumes: Vec<NewVolume>,
+    /// Environment variables. No secrets here: the scenario is part of the evidence.
+    #[serde(default, skip_serializing_if = "indexmap::IndexMap::is_empty")]
+    pub env: indexmap::IndexMap<String, String>,
     /// Secrets whose keys become environment variables; their values are masked in all output.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env_from_secrets: Vec<String>,

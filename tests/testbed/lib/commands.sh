@@ -249,7 +249,7 @@ SH
 
 # A scenario is portable, its environment is not: each cluster is another one, with a uid of its own.
 cmd_environment() {
-  need_up
+  [ -f "$KUBECONFIG_FILE" ] || die "cluster '$CLUSTER' is not up; start it with: testbed up --cluster $CLUSTER"
   local uid
   uid=$(kubectl get namespace kube-system --output 'jsonpath={.metadata.uid}') || die "cluster '$CLUSTER' does not say who it is"
   cat <<YAML
