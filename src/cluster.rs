@@ -167,7 +167,11 @@ pub fn why(error: &kube::Error) -> String {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    cause.to_string()
+    let text = cause.to_string();
+    if text.contains("UnsupportedCertVersion") {
+        return "its client certificate is of X.509 version 1, which rustls refuses: have it issued as version 3".to_owned();
+    }
+    text
 }
 
 /// Ends a call after a limit, and names it in its error. `what` finishes "failed to …", such as `read pod shop/orders-0`.

@@ -15,9 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::core::SelectorExt as _;
 
 use super::{
-    kinds::{self, Breaks},
-    resolve,
-    seen::{NamedKind, Snapshot},
+    kinds, resolve,
+    seen::{NamedKind, ObjectSeen, PodSeen, Snapshot},
     types::{BlastRadius, ResolvedObject, ResolvedTarget},
 };
 use crate::{
@@ -134,8 +133,8 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
     for node in target.chosen().filter(|o| o.kind == "Node") {
         found.refusals.extend(node_refusal(step, &node.name, snapshot));
     }
-    if view.breaks == Breaks::Pods {
-        budgets(limits.budgets, step, target, snapshot, &mut found);
+    if view.asks_budgets() {
+        budgets(limits.budgets, step, spec, target, snapshot, &mut found);
     }
     let unready = target.chosen().filter(|o| o.kind == "Pod" && !o.ready).map(|o| o.name.as_str()).collect::<Vec<_>>();
     if !unready.is_empty() {
@@ -144,7 +143,7 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
     for object in target.chosen() {
         touched.add(&object.kind, &object.uid);
         if let Some(scale) = &spec.scale
-            && let Some(replicas) = workload_replicas(object, snapshot)
+            && let Some(replicas) = workload(object, snapshot).and_then(|w| w.replicas)
         {
             touched.scaled_away.insert(object.uid.clone(), replicas.saturating_sub(scale.replicas));
             if replicas == scale.replicas {
@@ -214,18 +213,41 @@ fn node_refusal(step: &str, node: &str, snapshot: &Snapshot) -> Option<String> {
     })
 }
 
-fn budgets(policy: BudgetPolicy, step: &str, target: &ResolvedTarget, snapshot: &Snapshot, found: &mut Findings) {
-    let mut broken: BTreeMap<(&str, &str), (u32, u32, bool)> = BTreeMap::new();
-    for object in target.chosen().filter(|o| o.kind == "Pod") {
-        let Some(pod) = snapshot.pod(&object.namespace, &object.name) else { continue };
-        for budget in snapshot.budgets.get(&object.namespace).map(Vec::as_slice).unwrap_or_default() {
-            if budget.selector.as_ref().is_some_and(|s| s.matches(&pod.labels)) {
-                let allowed = if budget.stale { 0 } else { budget.allowed };
-                broken.entry((&object.namespace, &budget.name)).or_insert((0, allowed, budget.stale)).0 += 1;
+/// What is asked of a budget: namespace, name, how many may go now, and whether that is out of date.
+type Asked<'a> = (&'a str, &'a str, u32, bool);
+
+/// The budgets that speak of a pod.
+fn budgets_of<'a>(namespace: &'a str, pod: &PodSeen, snapshot: &'a Snapshot) -> impl Iterator<Item = Asked<'a>> {
+    let budgets = snapshot.budgets.get(namespace).map(Vec::as_slice).unwrap_or_default();
+    budgets
+        .iter()
+        .filter(|budget| budget.selector.as_ref().is_some_and(|s| s.matches(&pod.labels)))
+        .map(move |budget| (namespace, budget.name.as_str(), if budget.stale { 0 } else { budget.allowed }, budget.stale))
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+fn budgets(policy: BudgetPolicy, step: &str, spec: &FaultSpec, target: &ResolvedTarget, snapshot: &Snapshot, found: &mut Findings) {
+    let mut broken: BTreeMap<Asked<'_>, u32> = BTreeMap::new();
+    for object in target.chosen() {
+        if let Some(pod) = snapshot.pod(&object.namespace, &object.name).filter(|_| object.kind == "Pod") {
+            for budget in budgets_of(&object.namespace, pod, snapshot) {
+                *broken.entry(budget).or_default() += 1;
+            }
+        } else if let Some(scale) = &spec.scale
+            && let Some(ObjectSeen { replicas: Some(replicas), selector: Some(selector), .. }) = workload(object, snapshot)
+            && *replicas > scale.replicas
+        {
+            // Which of its pods go is the controller's choice, so any budget that speaks of one of them is asked for all that go.
+            let pods = snapshot.pods.get(&object.namespace).into_iter().flatten().map(|(_, pod)| pod);
+            let asked =
+                pods.filter(|pod| !pod.ending && selector.matches(&pod.labels)).flat_map(|p| budgets_of(&object.namespace, p, snapshot));
+            for budget in asked.collect::<BTreeSet<_>>() {
+                *broken.entry(budget).or_default() += replicas - scale.replicas;
             }
         }
     }
-    for ((namespace, budget), (wanted, allowed, stale)) in broken {
+    for ((namespace, budget, allowed, stale), wanted) in broken {
         if wanted <= allowed {
             continue;
         }
@@ -253,13 +275,13 @@ fn over_limits(limits: &Limits, touched: &Touched) -> Vec<String> {
         .collect()
 }
 
-fn workload_replicas(object: &ResolvedObject, snapshot: &Snapshot) -> Option<u32> {
+fn workload<'a>(object: &ResolvedObject, snapshot: &'a Snapshot) -> Option<&'a ObjectSeen> {
     let kind = match object.kind.as_str() {
         "Deployment" => NamedKind::Deployment,
         "StatefulSet" => NamedKind::StatefulSet,
         _ => return None,
     };
-    snapshot.object(kind, &object.namespace, &object.name)?.replicas
+    snapshot.object(kind, &object.namespace, &object.name)
 }
 
 /// `Pod shop/orders-0`.

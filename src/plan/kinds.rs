@@ -36,6 +36,13 @@ pub struct FaultView<'a> {
     pub built: bool,
 }
 
+impl FaultView<'_> {
+    /// Whether it takes pods away, so that their budgets have a say.
+    pub fn asks_budgets(&self) -> bool {
+        self.breaks == Breaks::Pods || self.kind == "scale"
+    }
+}
+
 const POD: &[&str] = &["Pod"];
 const NODE: &[&str] = &["Node"];
 const CLAIM: &[&str] = &["PersistentVolumeClaim"];

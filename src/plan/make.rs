@@ -218,8 +218,7 @@ impl Maker<'_> {
             }
         }
         let from = spec.from.unwrap_or_else(|| self.vantage(name, spec, &view));
-        let every = spec.every.unwrap_or_else(|| default_every(spec));
-        let timeout = spec.timeout.unwrap_or_else(|| default_timeout(every));
+        let (every, timeout) = spec.cadence();
         PlannedProbe { spec: spec.clone(), every, timeout, from }
     }
 
@@ -248,8 +247,7 @@ impl Maker<'_> {
         let mut planned = Vec::new();
         for (i, step) in steps.iter().enumerate() {
             let path = format!("{prefix}{}", i + 1);
-            let kind = step.kind_name().unwrap_or("step");
-            let title = step.name.clone().unwrap_or_else(|| format!("{kind} {path}"));
+            let title = step.title(&path);
             if step.set_fields().len() != 1 {
                 self.refuse(format!("step `{title}` must have exactly one kind"));
             }
@@ -412,21 +410,6 @@ fn collect(steps: &[PlannedStep], f: &mut impl FnMut(&PlannedStep)) {
         f(step);
         collect(&step.children, f);
     }
-}
-
-/// As documented at [`Probe`].
-fn default_every(spec: &Probe) -> Dur {
-    match spec.kind_name() {
-        Some("http" | "tcp") => Dur::from_millis(100),
-        Some("ledger") => Dur::from_millis(20),
-        Some("backup") => Dur::from_secs(10),
-        _ => Dur::from_secs(1),
-    }
-}
-
-/// Twice `every`, at least 200 ms.
-fn default_timeout(every: Dur) -> Dur {
-    Dur(every.0.saturating_mul(2)).max(Dur::from_millis(200))
 }
 
 /// Names of objectives: the scenario's, or kind and subject; a name that is there already gets a number behind it.

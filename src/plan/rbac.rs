@@ -111,6 +111,9 @@ fn own_place(plan: &Plan, snapshot: &Snapshot, rules: &mut Rules) {
     );
     let helper = plan.leaf_steps().iter().any(|s| s.spec.inject.as_ref().and_then(kinds::fault).is_some_and(|v| v.helper));
     let observer = plan.probes.values().any(|p| p.from == Vantage::Cluster);
+    if observer {
+        rules.add(None, "", "nodes", None, &["list"], "the observer is kept off the nodes that a fault hits");
+    }
     for (needed, why) in [(observer, "the observer"), (helper, "node helpers")] {
         if needed {
             rules.all(own, "", "pods", &["create", "delete", "get", "list", "watch"], why);
@@ -160,13 +163,15 @@ fn of_fault(plan: &Plan, fault: &FaultSpec, why: &str, rules: &mut Rules) {
     let Some(target) = view.target.and_then(|t| plan.targets.get(t)) else { return };
     for object in target.chosen() {
         let namespace = object.namespace.as_str();
-        if view.breaks == kinds::Breaks::Pods {
+        if view.asks_budgets() {
             rules.all(namespace, "policy", "poddisruptionbudgets", &["list"], why);
+        }
+        if view.breaks == kinds::Breaks::Pods {
+            owner_rules(namespace, &object.owner, why, rules);
         }
         if fault.pod_kill.is_some() {
             // Names of pods change with every restart, so that a list of them would be out of date at once.
             rules.all(namespace, "", "pods", &["delete"], why);
-            owner_rules(namespace, &object.owner, why, rules);
         }
         if fault.scale.is_some() {
             let resource = if object.kind == "Deployment" { "deployments" } else { "statefulsets" };
@@ -176,7 +181,7 @@ fn of_fault(plan: &Plan, fault: &FaultSpec, why: &str, rules: &mut Rules) {
             rules.named(namespace, "batch", "cronjobs", &object.name, &["get", "patch"], why);
             if cut.how == CutHow::KillRunning {
                 rules.all(namespace, "batch", "jobs", &["delete", "get", "list", "watch"], why);
-                rules.all(namespace, "", "pods", READ, why);
+                rules.all(namespace, "", "pods", &["delete", "get", "list", "watch"], why);
             } else {
                 rules.all(namespace, "batch", "jobs", &["get", "list"], why);
             }

@@ -38,7 +38,7 @@ pub async fn recheck(cluster: &Cluster, plan: &Plan, step_path: &str, touched: &
         return Ok(Rechecked { target, touched, warnings: Vec::new() });
     };
     let planned = plan.targets.get(name).ok_or_else(|| refused(format!("the plan has no target `{name}`")))?;
-    let wants = Wants::of_target(&planned.spec, &plan.place.firedrill.namespace, view.breaks == kinds::Breaks::Pods);
+    let wants = Wants::of_target(&planned.spec, &plan.place.firedrill.namespace, view.asks_budgets());
     let snapshot = snapshot::read(cluster, &wants).await.map_err(|error| refused(error.to_string()))?;
     let target = resolve::resolve(name, &planned.spec, &snapshot, plan.seed).map_err(refused)?;
     let on = FaultOn { step: &step.title, spec, target_name: name, target: &target };

@@ -241,6 +241,11 @@ fn scaling_down_counts_the_pods_that_go() {
     assert_eq!(planned(&scale(1, 3)).scope.blast, BlastRadius { pods: 3, objects: 1, ..BlastRadius::default() });
     assert_eq!(planned(&scale(9, 0)).scope.blast, BlastRadius { pods: 0, objects: 1, ..BlastRadius::default() });
     refused(&scale(0, 3), &shop(), &environment(), &["breaks 4 pods, and `limits.pods` is 3"]);
+    let mut guarded = shop();
+    let web = BudgetSeen { name: "web".to_owned(), selector: selector::parse("app").ok(), allowed: 2, stale: false };
+    guarded.budgets.get_mut("shop").unwrap().push(web);
+    refused(&scale(1, 3), &guarded, &environment(), &["breaks 3 pods of PodDisruptionBudget shop/web, which allows 2 now"]);
+    assert!(plan_of(&scale(2, 3), &guarded, &environment(), 7).is_ok());
     refused(&scale(4, 3), &shop(), &environment(), &["already has 4 replicas: scaling it would change nothing"]);
 }
 
@@ -483,6 +488,8 @@ fn permissions_are_as_small_as_the_drill() {
     assert_eq!(of(&freeze, "pods"), ["firedrill: create,delete,get,list,watch ", "shop: get,list,watch "]);
     assert_eq!(of(&freeze, "pods/exec"), ["firedrill: create,get "]);
     assert_eq!(of(&freeze, "namespaces"), ["*: get firedrill,kube-system,shop"]);
+    assert_eq!(of(&freeze, "statefulsets"), ["shop: get orders"]);
+    assert_eq!(of(&freeze, "nodes"), ["*: list "]);
     let backup = breaks(&json!({"namespace": "shop", "cronJob": "backup"}), "cutBackupJob", &json!({"objects": 1}));
     let backup = planned(&backup);
     assert_eq!(of(&backup, "cronjobs"), ["shop: get,patch backup"]);

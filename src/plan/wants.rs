@@ -80,7 +80,7 @@ impl Wants {
             if let Some(view) = step.inject.as_ref().and_then(kinds::fault)
                 && let Some(target) = view.target.and_then(|name| spec.targets.get(name))
             {
-                if view.breaks == kinds::Breaks::Pods
+                if view.asks_budgets()
                     && let Some(namespace) = &target.namespace
                 {
                     wants.budgets.insert(namespace.clone());

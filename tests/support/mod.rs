@@ -3,7 +3,7 @@
 //! They run when `FIREDRILL_TEST_KUBECONFIG` names a kubeconfig of a throw-away cluster (its user must be an administrator);
 //! an API server without nodes is enough. Otherwise each says on standard error, uncaptured, that it did not run.
 
-pub mod cli;
+pub(crate) mod cli;
 
 use std::{collections::BTreeMap, io::Write as _, path::PathBuf, process::Output, time::Duration};
 
@@ -17,21 +17,21 @@ use kube::{
 use serde_json::{Value, json};
 
 /// A namespace of its own on a real API server, and what a drill needs around it. The namespace is deleted by [`World::end`].
-pub struct World {
+pub(crate) struct World {
     /// As the administrator.
-    pub client: Client,
+    pub(crate) client: Client,
     /// The same as firedrill knows it.
-    pub cluster: Cluster,
+    pub(crate) cluster: Cluster,
     /// The kubeconfig's file.
-    pub kubeconfig: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
     /// A namespace that allows drills.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Scratch.
-    pub dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 /// A world, or none where there is no API server to run against; then it is said why and how.
-pub async fn world(test: &str) -> Option<World> {
+pub(crate) async fn world(test: &str) -> Option<World> {
     let Some(kubeconfig) = std::env::var_os("FIREDRILL_TEST_KUBECONFIG").filter(|v| !v.is_empty()).map(PathBuf::from) else {
         // Past the test harness, which shows nothing of a test that passes.
         let _ = writeln!(
@@ -57,7 +57,7 @@ pub async fn world(test: &str) -> Option<World> {
 }
 
 /// Waits for a condition, at most a minute.
-pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(60), async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -68,7 +68,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 
 impl World {
     /// Objects of a kind in the world's namespace.
-    pub fn api<K>(&self) -> Api<K>
+    pub(crate) fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
         K::DynamicType: Default,
@@ -77,7 +77,7 @@ impl World {
     }
 
     /// Creates an object from JSON.
-    pub async fn create<K>(&self, object: Value) -> K
+    pub(crate) async fn create<K>(&self, object: Value) -> K
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
             + Clone
@@ -90,7 +90,7 @@ impl World {
     }
 
     /// A pod that says of itself that it runs and is ready (there is no kubelet here to say otherwise).
-    pub async fn pod(&self, name: &str, labels: &[(&str, &str)]) -> Pod {
+    pub(crate) async fn pod(&self, name: &str, labels: &[(&str, &str)]) -> Pod {
         let labels: BTreeMap<_, _> = labels.iter().copied().collect();
         let spec = json!({"containers": [{"name": "main", "image": "none"}], "automountServiceAccountToken": false});
         self.create::<Pod>(json!({"metadata": {"name": name, "labels": labels}, "spec": spec})).await;
@@ -99,14 +99,14 @@ impl World {
     }
 
     /// Writes a file into the scratch folder.
-    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         std::fs::write(&path, text).unwrap();
         path
     }
 
     /// An environment of this cluster whose own namespace is named (and need not exist).
-    pub fn environment(&self, own: &str) -> PathBuf {
+    pub(crate) fn environment(&self, own: &str) -> PathBuf {
         let uid = &self.cluster.uid;
         let text = json!({
             "apiVersion": "firedrill.dev/v1alpha1", "kind": "Environment", "metadata": {"name": "test"},
@@ -116,7 +116,7 @@ impl World {
     }
 
     /// A kubeconfig that acts as another user.
-    pub fn kubeconfig_as(&self, user: &str) -> PathBuf {
+    pub(crate) fn kubeconfig_as(&self, user: &str) -> PathBuf {
         let text = std::fs::read_to_string(&self.kubeconfig).unwrap();
         let mut config: Value = serde_saphyr::from_str(&text).unwrap();
         for entry in config["users"].as_array_mut().unwrap() {
@@ -126,13 +126,13 @@ impl World {
     }
 
     /// Deletes what the test made; the API server's controllers do the rest.
-    pub async fn end(self) {
+    pub(crate) async fn end(self) {
         let delete = Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &DeleteParams::default()).await;
         assert!(delete.is_ok(), "{delete:?}");
     }
 }
 
 /// Standard output as text.
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
