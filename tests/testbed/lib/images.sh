@@ -41,7 +41,14 @@ image_load() {
   case $BASE in debian | scratch) ;; *) die "image $1: BASE is '$BASE': debian or scratch" ;; esac
 }
 
-image_base_key() { hash_files "$IMAGES_DIR/debian.base" "$TESTBED_DIR/lib/images.sh"; }
+# Keys hold the functions that make the entry, not this whole file: a comment here must not cost five minutes.
+image_base_key() {
+  {
+    hash_files "$IMAGES_DIR/debian.base"
+    declare -f base_layer mmdebstrap_logged pack_layer
+    echo "$IMAGES_SUITE ${image_dpkg_options[*]}"
+  } | hash_of
+}
 
 # image_key NAME INPUT…
 image_key() {
@@ -50,7 +57,8 @@ image_key() {
   if [ "$BASE" = debian ]; then base=$(image_base_key); fi
   {
     echo "$base"
-    hash_files "$IMAGES_DIR/$name.image" "$TESTBED_DIR/lib/images.sh" "$TESTBED_DIR/lib/mkimage.sh"
+    hash_files "$IMAGES_DIR/$name.image" "$TESTBED_DIR/lib/mkimage.sh"
+    declare -f image_tar extend_base pack_layer
     hash_files "$@" </dev/null
   } | hash_of
 }
@@ -79,7 +87,7 @@ rust_programs_tar() { # PACKAGE OUT
   say "  building $1 (log: $log)"
   (
     cd "$REPOSITORY" || exit 1
-    export CARGO_TARGET_DIR=$CACHE/cargo RUSTFLAGS='-C target-feature=+crt-static'
+    export CARGO_TARGET_DIR=$CACHE/cargo CARGO_BUILD_BUILD_DIR=$CACHE/cargo RUSTFLAGS='-C target-feature=+crt-static'
     export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
     export CARGO_PROFILE_RELEASE_STRIP=symbols
     # One heavy build at a time where several share a machine.
@@ -122,6 +130,7 @@ base_layer() { # OUT
   root=$(mktemp -d "$1.XXXXXX") || return 1
   mkdir -p "$CACHE/log"
   (
+    # shellcheck source=/dev/null
     . "$IMAGES_DIR/debian.base"
     mmdebstrap_logged "$CACHE/log/image-base.log" --variant=essential --include="${PACKAGES// /,}" --skip=output/dev \
       "$IMAGES_SUITE" "$root" && customize "$root" && pack_layer "$root" "$1"

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hickory_resolver::TokioResolver;
+use hickory_resolver::config::LookupIpStrategy;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -91,8 +92,10 @@ impl Database {
     /// If the machine's resolver configuration cannot be read.
     pub fn new(settings: Settings) -> anyhow::Result<Self> {
         // Not the C library's resolver: a static program cannot load its modules.
-        let resolver =
-            TokioResolver::builder_tokio().and_then(hickory_resolver::ResolverBuilder::build).context("failed to read /etc/resolv.conf")?;
+        let mut builder = TokioResolver::builder_tokio().context("failed to read /etc/resolv.conf")?;
+        // The cluster has IPv4 only: do not wait for a second answer.
+        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4Only;
+        let resolver = builder.build().context("failed to make a resolver")?;
         Ok(Self { settings, resolver, permits: Semaphore::new(CONNECTIONS), idle: Mutex::default() })
     }
 
