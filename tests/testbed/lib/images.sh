@@ -189,13 +189,14 @@ image_tar() { # NAME INPUT… OUT
 }
 
 # ---- what the testbed calls ------------------------------------------------------------------------------------------
-# images_build [NAME…]: every image (or these) into the cache; images.list there says which, for images_list.
+# images_build [NAME…]: every image (or these) into the cache; image-NAME.path there says which file, for images_list.
+# FIREDRILL_TESTBED_IMAGES="NAME…" narrows both to these: who only needs the shop need not wait for firedrill's build.
 images_build() {
   local name why rc=0
   mkdir -p "$CACHE/log" "$CACHE/lock"
   if [ $# = 0 ]; then
-    # shellcheck disable=SC2046  # names without spaces
-    set -- $(image_names)
+    # shellcheck disable=SC2046,SC2086  # names without spaces
+    set -- ${FIREDRILL_TESTBED_IMAGES:-$(image_names)}
   fi
   cache_make debian.base "$(image_base_key)" base_layer || return 1
   for name in "$@"; do
@@ -221,8 +222,8 @@ images_build() {
 images_list() {
   local name
   if [ $# = 0 ]; then
-    # shellcheck disable=SC2046
-    set -- $(image_names)
+    # shellcheck disable=SC2046,SC2086
+    set -- ${FIREDRILL_TESTBED_IMAGES:-$(image_names)}
   fi
   for name in "$@"; do
     if [ -s "$CACHE/image-$name.path" ]; then

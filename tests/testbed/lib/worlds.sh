@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Worlds: plain manifests under worlds/NAME/, applied in the order of their names, and ready.sh, which waits. Sourced.
+# Worlds: plain manifests under worlds/NAME/, applied in the order of their names, between prepare.sh, which makes what
+# cannot be committed (passwords, keys), and ready.sh, which waits. Sourced.
 
 world_list() { find "$TESTBED_DIR/worlds" -mindepth 1 -maxdepth 1 -type d -printf '%f\n' 2>/dev/null | sort; }
 
@@ -9,6 +10,13 @@ world_check() {
 
 world_apply() {
   local file
+  if [ -f "$TESTBED_DIR/worlds/$1/prepare.sh" ]; then
+    KUBECONFIG=$KUBECONFIG_FILE PATH=$BIN:$PATH bash "$TESTBED_DIR/worlds/$1/prepare.sh" >>"$LOG/apply.log" 2>&1 || {
+      warn "worlds/$1/prepare.sh failed (log: $LOG/apply.log)"
+      tail -n 5 "$LOG/apply.log" >&2
+      return 1
+    }
+  fi
   for file in "$TESTBED_DIR/worlds/$1"/*.yaml; do
     [ -f "$file" ] || continue
     # A kind that another file of the world defines (a CRD) may take a moment to be served.
