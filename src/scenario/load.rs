@@ -1,6 +1,7 @@
 //! From a file or a text to a checked scenario or environment.
 
 use std::{
+    collections::BTreeMap,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -11,11 +12,11 @@ use sha2::{Digest, Sha256};
 
 use super::{
     check,
-    diag::{Diagnostic, Gather, Problems, Severity, Source, clip},
+    diag::{Diagnostic, Gather, Problems, Severity, Source, Span, clip, nearest, quoted},
     params,
     schema::Document,
     tree::{self, MAX_BYTES, Node},
-    types::{Environment, Scalar, Scenario},
+    types::{Environment, Scalar, Scenario, ScenarioSpec, Step},
 };
 
 /// A scenario ready to be planned.
@@ -176,7 +177,7 @@ fn check(name: &str, text: &str, sets: &[(String, String)], dir: Option<&Path>, 
         gather.mistake(span, "a NUL character is in the file").help("the file is damaged or not a text");
         return Checked { diagnostics: gather.finish(), ..checked };
     }
-    let mut first: [Option<super::diag::Span>; 2] = [None, None];
+    let mut first: [Option<Span>; 2] = [None, None];
     let documents = tree::read(&mut gather);
     let readable = gather.mistakes() == 0;
     for mut root in documents {
@@ -232,7 +233,7 @@ fn check(name: &str, text: &str, sets: &[(String, String)], dir: Option<&Path>, 
 }
 
 fn scenario(root: &Node, parameters: &IndexMap<String, String>, dir: Option<&Path>, gather: &mut Gather) -> Option<Scenario> {
-    let json = check::shape(root, &Document::Scenario.walked(), gather)?;
+    let json = check::shape(root, Document::Scenario.walked(), gather)?;
     check::scenario(root, &json, gather);
     if gather.mistakes() > 0 {
         return None;
@@ -244,14 +245,14 @@ fn scenario(root: &Node, parameters: &IndexMap<String, String>, dir: Option<&Pat
         }
     }
     if let Some(dir) = dir {
-        files(root, &scenario.spec.steps, dir, gather);
+        files(root, &scenario.spec, dir, gather);
     }
     Some(scenario)
 }
 
 fn environment(root: &Node, gather: &mut Gather) -> Option<Environment> {
     let before = gather.mistakes();
-    let json = check::shape(root, &Document::Environment.walked(), gather)?;
+    let json = check::shape(root, Document::Environment.walked(), gather)?;
     let environment = if gather.mistakes() == before { typed(root, &json, gather) } else { None };
     check::environment(root, environment.as_ref(), gather);
     environment
@@ -268,28 +269,66 @@ fn typed<T: DeserializeOwned>(root: &Node, json: &serde_json::Value, gather: &mu
     }
 }
 
-/// Every file the steps name must be there.
-fn files(root: &Node, steps: &[super::types::Step], dir: &Path, gather: &mut Gather) {
-    fn walk(node: Option<&Node>, steps: &[super::types::Step], dir: &Path, gather: &mut Gather) {
-        for (i, step) in steps.iter().enumerate() {
-            let at = node.and_then(|n| n.items().get(i));
-            let runbook = step.runbook.as_ref().and_then(|r| r.file.as_deref()).map(|f| (f, "runbook"));
-            let manifest = step.inject.as_ref().and_then(|f| f.manifest.as_ref()).map(|m| (m.file.as_str(), "inject"));
-            for (file, key) in [runbook, manifest].into_iter().flatten() {
-                let place =
-                    at.and_then(|n| n.get(key)).and_then(|n| n.get("file").or_else(|| n.get("manifest").and_then(|m| m.get("file"))));
-                let path = dir.join(file);
-                if !path.is_file() {
-                    let span = place.or(at).map_or_else(Default::default, |n| n.span);
-                    gather
-                        .mistake(span, format!("file `{}` does not exist", clip(file)))
-                        .help(format!("it is looked for at {}", path.display()));
-                }
-            }
-            if let Some(steps) = &step.parallel {
-                walk(at.and_then(|n| n.get("parallel")), steps, dir, gather);
-            }
+/// Every file the steps name must be there, every runbook readable, and every runbook step an objective names in it.
+fn files(root: &Node, spec: &ScenarioSpec, dir: &Path, gather: &mut Gather) {
+    let spec_node = root.get("spec");
+    let mut headings: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    files_of_steps(spec_node.and_then(|s| s.get("steps")), &spec.steps, dir, &mut headings, gather);
+    let objectives = spec_node.and_then(|s| s.get("objectives"));
+    for (i, objective) in spec.objectives.iter().enumerate() {
+        let Some(runbook) = &objective.runbook else { continue };
+        let Some(known) = headings.get(&runbook.step) else { continue };
+        let steps = objectives.and_then(|o| o.items().get(i)).and_then(|o| o.get("runbook")).and_then(|r| r.get("steps"));
+        for heading in runbook.steps.keys().filter(|heading| !known.contains(heading)) {
+            let span = steps.and_then(|s| s.entry(heading)).map_or(root.span, |(key, _)| key.span);
+            let names = || known.iter().map(String::as_str);
+            let meant = nearest(heading, names()).map_or_else(String::new, |n| format!(": did you mean `{n}`?"));
+            gather
+                .mistake(span, format!("the runbook of step `{}` has no step `{}`{meant}", clip(&runbook.step), clip(heading)))
+                .help(format!("its steps are the headings with something to do under them: {}", quoted(names())));
         }
     }
-    walk(root.get("spec").and_then(|s| s.get("steps")), steps, dir, gather);
+}
+
+/// Gives the headings of each named step's runbook too. As deep as the tree at most.
+fn files_of_steps(node: Option<&Node>, steps: &[Step], dir: &Path, headings: &mut BTreeMap<String, Vec<String>>, gather: &mut Gather) {
+    for (i, step) in steps.iter().enumerate() {
+        let at = node.and_then(|n| n.items().get(i));
+        if let Some(file) = step.runbook.as_ref().and_then(|r| r.file.as_deref()) {
+            let span = at.and_then(|n| n.get("runbook")).and_then(|n| n.get("file")).or(at).map_or_else(Default::default, |n| n.span);
+            if let Some(text) = side_file(&dir.join(file), file, span, gather) {
+                match crate::runbook::parse(&text) {
+                    Ok(items) => {
+                        let items = items.into_iter().map(|item| item.title).collect();
+                        headings.insert(step.name.clone().unwrap_or_default(), items);
+                    }
+                    Err(error) => drop(gather.mistake(span, format!("the runbook `{}` cannot be followed: {error}", clip(file)))),
+                }
+            }
+        }
+        if let Some(manifest) = step.inject.as_ref().and_then(|f| f.manifest.as_ref()) {
+            let place = at.and_then(|n| n.get("inject")).and_then(|n| n.get("manifest")).and_then(|n| n.get("file")).or(at);
+            let _ = side_file(&dir.join(&manifest.file), &manifest.file, place.map_or_else(Default::default, |n| n.span), gather);
+        }
+        if let Some(steps) = &step.parallel {
+            files_of_steps(at.and_then(|n| n.get("parallel")), steps, dir, headings, gather);
+        }
+    }
+}
+
+/// A file beside the scenario, no more of it than a scenario may be long.
+fn side_file(path: &Path, name: &str, span: Span, gather: &mut Gather) -> Option<String> {
+    if !path.is_file() {
+        let help = format!("it is looked for at {}", path.display());
+        gather.mistake(span, format!("file `{}` does not exist", clip(name))).help(help);
+        return None;
+    }
+    let mut text = String::new();
+    match std::fs::File::open(path).and_then(|file| file.take(MAX_BYTES as u64).read_to_string(&mut text)) {
+        Ok(_) => Some(text),
+        Err(error) => {
+            gather.mistake(span, format!("failed to read file `{}`: {error}", clip(name)));
+            None
+        }
+    }
 }

@@ -26,7 +26,11 @@ pub(crate) fn substitute(root: &mut Node, sets: &[(String, String)], gather: &mu
     {
         for (key, node) in declared {
             // Anything but a scalar is reported by the check of shapes.
-            let Value::Scalar(scalar) = &mut node.value else { continue };
+            let Value::Scalar(scalar) = &mut node.value else {
+                let wrong = Scalar { text: String::new(), kind: ScalarKind::Wrong, note: None };
+                parameters.insert(key.text.clone(), wrong);
+                continue;
+            };
             if let Some((_, value)) = sets.iter().rev().find(|(name, _)| *name == key.text) {
                 match overridden(scalar, value) {
                     Ok(new) => *scalar = new,
@@ -74,7 +78,7 @@ pub(crate) fn substitute(root: &mut Node, sets: &[(String, String)], gather: &mu
 /// The new value of a parameter, of the same type as its default.
 fn overridden(default: &Scalar, value: &str) -> Result<Scalar, &'static str> {
     let kind = match (default.kind, ScalarKind::of_plain(value)) {
-        (ScalarKind::Text | ScalarKind::Null, _) => ScalarKind::Text,
+        (ScalarKind::Text | ScalarKind::Null | ScalarKind::Wrong, _) => ScalarKind::Text,
         (ScalarKind::Int(_) | ScalarKind::Float(_), kind @ (ScalarKind::Int(_) | ScalarKind::Float(_))) => kind,
         (ScalarKind::Int(_) | ScalarKind::Float(_), _) => return Err("a number"),
         (ScalarKind::Bool(_), kind @ ScalarKind::Bool(_)) => kind,
@@ -115,6 +119,7 @@ fn replace(
     let mut notes = Vec::new();
     let mut rest = text.as_str();
     let mut whole = None;
+    let mut wrong = false;
     while let Some(at) = rest.find("${") {
         let (before, tail) = (&rest[..at], &rest[at + 2..]);
         if let Some(before) = before.strip_suffix('$') {
@@ -128,7 +133,7 @@ fn replace(
             gather
                 .mistake(span, format!("`${{` without `}}` in `{}`", clip(&text)))
                 .help("write `${name}` for a parameter, or `$${` for the two characters themselves");
-            out.push_str("${");
+            wrong = true;
             rest = tail;
             continue;
         };
@@ -137,6 +142,7 @@ fn replace(
         match parameters.get(name) {
             Some(value) => {
                 used.insert(name.to_owned());
+                wrong |= value.kind == ScalarKind::Wrong;
                 notes.push(format!("`${{{}}}` is `{}`", clip(name), clip(&value.text)));
                 if text.len() == name.len() + 3 {
                     whole = Some(value.kind);
@@ -152,19 +158,17 @@ fn replace(
                     format!("there are {}; `$${{` stands for the two characters themselves", quoted(names()))
                 };
                 gather.mistake(span, format!("parameter `{}` does not exist", clip(name))).help_if(meant).help(known);
-                out.push_str("${");
-                out.push_str(name);
-                out.push('}');
+                wrong = true;
             }
         }
         if out.len() > MAX_TEXT {
             gather.mistake(span, format!("with its parameters replaced this text is longer than {MAX_TEXT} bytes"));
-            out.clear();
+            wrong = true;
             break;
         }
     }
     out.push_str(rest);
     scalar.text = out;
-    scalar.kind = whole.unwrap_or(ScalarKind::Text);
+    scalar.kind = if wrong { ScalarKind::Wrong } else { whole.unwrap_or(ScalarKind::Text) };
     scalar.note = (!notes.is_empty()).then(|| notes.join(", "));
 }

@@ -1,5 +1,7 @@
 //! JSON Schema of the language, made from the types: what editors use, and what [`super::check`] walks.
 
+use std::sync::LazyLock;
+
 use schemars::{
     JsonSchema, Schema,
     generate::SchemaSettings,
@@ -31,16 +33,18 @@ impl Document {
     }
 
     /// The schema of its documents, draft 2020-12, as the check walks it: a kind's choices are in `x-one-of`.
-    pub(crate) fn walked(self) -> Value {
+    pub(crate) fn walked(self) -> &'static Value {
+        static SCENARIO: LazyLock<Value> = LazyLock::new(generate::<Scenario>);
+        static ENVIRONMENT: LazyLock<Value> = LazyLock::new(generate::<Environment>);
         match self {
-            Self::Scenario => generate::<Scenario>(),
-            Self::Environment => generate::<Environment>(),
+            Self::Scenario => &SCENARIO,
+            Self::Environment => &ENVIRONMENT,
         }
     }
 
     /// The schema for editors: besides, `x-one-of` is said in JSON Schema's own words, and `apiVersion` and `kind` are fixed.
     pub fn schema(self) -> Value {
-        let mut schema = self.walked();
+        let mut schema = self.walked().clone();
         one_of(&mut schema);
         if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
             set(properties, "apiVersion", "const", json!(API_VERSION));

@@ -58,6 +58,8 @@ pub(crate) enum ScalarKind {
     Int(i128),
     Float(f64),
     Text,
+    /// What cannot be known, and was said to be wrong already.
+    Wrong,
 }
 
 impl ScalarKind {
@@ -131,7 +133,7 @@ impl Node {
             Value::List(_) => "a list".to_owned(),
             Value::Map(_) => "a map of keys".to_owned(),
             Value::Scalar(Scalar { text, kind, .. }) => match kind {
-                ScalarKind::Null => "nothing".to_owned(),
+                ScalarKind::Null | ScalarKind::Wrong => "nothing".to_owned(),
                 ScalarKind::Bool(_) => format!("`{}`", clip(text)),
                 ScalarKind::Int(_) | ScalarKind::Float(_) => format!("the number `{}`", clip(text)),
                 ScalarKind::Text => format!("the text `{}`", clip(text)),
@@ -153,7 +155,11 @@ struct Open {
 
 enum OpenKind {
     List(Vec<Node>),
-    Map { entries: Vec<(Key, Node)>, places: HashMap<String, Span>, key: Option<Key> },
+    Map {
+        entries: Vec<(Key, Node)>,
+        places: HashMap<String, Span>,
+        /* none inside for a key that was said to be wrong */ key: Option<Option<Key>>,
+    },
 }
 
 /// What an anchor stands for.
@@ -279,7 +285,7 @@ impl Builder<'_> {
                 self.gather
                     .mistake(span, format!("alias `*{}` stands for nothing", clip(&name)))
                     .help("an anchor `&…` must come before it");
-                self.done(null(span), 0, 1, 0);
+                self.done(wrong(span), 0, 1, 0);
             }
             _ => {}
         }
@@ -337,7 +343,7 @@ impl Builder<'_> {
             Some(Anchored::Done { size, height, .. }) => (*size, *height),
             _ => {
                 self.gather.mistake(span, "alias to something that holds the alias itself").help("that would never end");
-                self.done(null(span), 0, 1, 0);
+                self.done(wrong(span), 0, 1, 0);
                 return Ok(());
             }
         };
@@ -385,16 +391,17 @@ impl Builder<'_> {
             OpenKind::List(items) => items.push(node),
             OpenKind::Map { entries, places, key } => match key.take() {
                 None => {
-                    let text = match &node.value {
-                        Value::Scalar(scalar) => scalar.text.clone(),
+                    *key = Some(match &node.value {
+                        Value::Scalar(Scalar { kind: ScalarKind::Wrong, .. }) => None,
+                        Value::Scalar(scalar) => Some(Key { text: scalar.text.clone(), span: node.span }),
                         _ => {
                             self.gather.mistake(node.span, "a key must be a name, not a list or a map").help("write `name: value`");
-                            String::new()
+                            None
                         }
-                    };
-                    *key = Some(Key { text, span: node.span });
+                    });
                 }
-                Some(key) => {
+                Some(None) => {}
+                Some(Some(key)) => {
                     if let Some(first) = places.get(&key.text).copied().filter(|_| key.text != "<<") {
                         self.gather
                             .mistake(key.span, format!("key `{}` is set twice", clip(&key.text)))
@@ -438,8 +445,8 @@ fn merged(entries: Vec<(Key, Node)>, gather: &mut Gather) -> Vec<(Key, Node)> {
     entries
 }
 
-fn null(span: Span) -> Node {
-    Node { span, value: Value::Scalar(Scalar { text: String::new(), kind: ScalarKind::Null, note: None }) }
+fn wrong(span: Span) -> Node {
+    Node { span, value: Value::Scalar(Scalar { text: String::new(), kind: ScalarKind::Wrong, note: None }) }
 }
 
 fn is_null(node: &Node) -> bool {

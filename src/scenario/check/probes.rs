@@ -140,6 +140,7 @@ pub(super) fn postgres(cx: &mut Cx<'_>, at: At<'_>, postgres: &Postgres, restore
             cx.gather
                 .mistake(place.key(), "`runbook` goes with the `restored` side of a `restore` objective")
                 .help("name a `service` or a `target`");
+            return;
         }
         if let Some(step) = cx.step(place, runbook) {
             let job = step.step.as_ref().map(|s| s.runbook.as_ref().is_some_and(|r| r.run_in.as_ref().is_some_and(|r| r.job.is_some())));

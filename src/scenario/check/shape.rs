@@ -40,6 +40,9 @@ struct Walk<'a, 'g> {
 impl<'a> Walk<'a, '_> {
     fn node(&mut self, node: &Node, schema: &'a Json, place: &Place<'_>) -> Option<Json> {
         let (schema, name) = self.resolve(schema)?;
+        if matches!(&node.value, Value::Scalar(Scalar { kind: ScalarKind::Wrong, .. })) {
+            return None;
+        }
         if let Some(parse) = name.and_then(unit_scalar) {
             return self.unit_scalar(node, schema, parse, place);
         }
@@ -399,7 +402,7 @@ fn shorten(text: &str, error: &str) -> String {
 fn plain_json(node: &Node) -> Json {
     match &node.value {
         Value::Scalar(scalar) => match scalar.kind {
-            ScalarKind::Null => Json::Null,
+            ScalarKind::Null | ScalarKind::Wrong => Json::Null,
             ScalarKind::Bool(value) => Json::Bool(value),
             ScalarKind::Int(number) => i64::try_from(number).map_or_else(|_| Json::String(scalar.text.clone()), Json::from),
             ScalarKind::Float(number) => Number::from_f64(number).map_or(Json::Null, Json::Number),

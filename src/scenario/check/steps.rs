@@ -197,16 +197,20 @@ fn runbook(cx: &mut Cx<'_>, at: At<'_>, runbook: &Runbook) {
     if let Some(within) = runbook.step_within {
         cx.positive(at.get("stepWithin"), "`stepWithin`", within);
     }
-    for (i, target) in runbook.restores.iter().enumerate() {
+    for (i, name) in runbook.restores.iter().enumerate() {
         let place = at.get("restores").item(i);
-        cx.target(place, target, &ALL_KINDS, "`restores`");
-        let undone = cx.steps.iter().any(|s| {
-            s.kind == Some("inject")
-                && s.fault().is_none_or(|f| f.undo == Some(UndoPolicy::Runbook) && (f.target() == Some(target) || f.target().is_none()))
+        // A fault without a target is named by its step.
+        let by_step = cx.steps.iter().any(|s| s.kind == Some("inject") && s.name.as_deref() == Some(name));
+        if !by_step {
+            cx.target(place, name, &ALL_KINDS, "`restores`");
+        }
+        let undone = cx.steps.iter().filter(|s| s.kind == Some("inject")).any(|s| match s.fault() {
+            None => true,
+            Some(fault) => fault.undo == Some(UndoPolicy::Runbook) && (fault.target() == Some(name) || s.name.as_deref() == Some(name)),
         });
         if !undone {
             cx.gather
-                .warning(place.span(), format!("no fault on `{}` has `undo: runbook`", clip(target)))
+                .warning(place.span(), format!("no fault on `{}` has `undo: runbook`", clip(name)))
                 .help("what the runbook restores is then undone a second time by firedrill");
         }
     }
@@ -229,6 +233,8 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
     if let Some(name) = fault.target() {
         let target = cx.target(place.get("target"), name, rule.targets, &format!("`{kind}`"));
         let number = target.map_or(1, at_least);
+        // What a target of the wrong kind would count is nothing to go by.
+        let fits = target.is_some() || !matches!(cx.model.targets.get(name), Some(Some(_)));
         let limits = &cx.model.limits;
         // Scaling up takes no pod down; whether scaling to less does is for the plan to see.
         let pods = rule.counts.pods && fault.scale.as_ref().is_none_or(|scale| scale.replicas == 0);
@@ -240,7 +246,7 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
             (rule.counts.volumes, "volumes", limits.volumes, number),
             (rule.counts.objects, "objects", limits.objects, number),
         ] {
-            if counts && limit < least {
+            if fits && counts && limit < least {
                 let written = cx.spec.get("limits").get(key);
                 cx.gather
                     .mistake(place.key(), format!("`{kind}` breaks at least {least} of `{key}`, and `limits.{key}` is {limit}"))
@@ -362,16 +368,19 @@ fn undo(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, kind: &str, top: usize) 
         }
     }
     if policy == UndoPolicy::Runbook {
+        // By its target; a fault without one by the name of its step.
         let target = fault.target();
-        let restored = cx.model.steps.iter().enumerate().skip(top).any(|(_, step)| match step {
+        let step = cx.steps.iter().find(|s| s.fault() == Some(fault)).and_then(|s| s.name.as_deref());
+        let restored = cx.model.steps.iter().enumerate().skip(top).any(|(_, later)| match later {
             None => true,
-            Some(step) => restores(step, target),
+            Some(later) => restores(later, target) || restores(later, step),
         });
         if !restored {
-            let what = target.map_or_else(|| "it".to_owned(), |t| format!("`{}`", clip(t)));
-            let help = match target {
-                Some(target) => format!("add `restores: [{}]` to the runbook step that does, after this step", clip(target)),
-                None => "add a runbook step with `restores`, after this step".to_owned(),
+            let name = target.or(step);
+            let what = name.map_or_else(|| "it".to_owned(), |t| format!("`{}`", clip(t)));
+            let help = match name {
+                Some(name) => format!("add `restores: [{}]` to the runbook step that does, after this step", clip(name)),
+                None => "give this step a `name`, and name it under `restores` of the runbook step that restores it".to_owned(),
             };
             cx.gather
                 .mistake(at.get("undo").span(), format!("`undo: runbook`, but no later runbook step restores {what}"))
@@ -381,10 +390,8 @@ fn undo(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, kind: &str, top: usize) 
     }
 }
 
-fn restores(step: &Step, target: Option<&str>) -> bool {
-    let own = step.runbook.as_ref().is_some_and(|runbook| match target {
-        Some(target) => runbook.restores.iter().any(|r| r == target),
-        None => true,
-    });
-    own || step.parallel.iter().flatten().any(|step| restores(step, target))
+fn restores(step: &Step, name: Option<&str>) -> bool {
+    let Some(name) = name else { return false };
+    let own = step.runbook.as_ref().is_some_and(|runbook| runbook.restores.iter().any(|r| r == name));
+    own || step.parallel.iter().flatten().any(|step| restores(step, Some(name)))
 }

@@ -44,6 +44,9 @@ pub(crate) fn cel(text: &str) -> Result<(), String> {
 /// Whether a text is an `http` or `https` address; gives what a person should look at besides.
 pub(crate) fn url(text: &str) -> Result<Option<String>, String> {
     let wrong = |why: &str| Err(format!("`{}` is not an address: {why}", clip(text)));
+    if !text.contains("://") {
+        return wrong("it must start with `http://` or `https://`");
+    }
     let Ok(uri) = text.parse::<hyper::Uri>() else { return wrong("it cannot be read as a URL") };
     match uri.scheme_str() {
         Some("http" | "https") => {}

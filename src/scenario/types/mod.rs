@@ -184,7 +184,7 @@ pub struct Target {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<String>,
     /// How many of what matches: `one`, `all`, a number or a percentage, chosen with the drill's seed. Default `all`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Mode::is_all")]
     pub mode: Mode,
     /// How many must match when the plan is made and again when it is used; anything else refuses the drill.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -270,6 +270,12 @@ pub enum Mode {
     Count(u32),
     /// This share, rounded up, chosen with the seed.
     Percent(u8),
+}
+
+impl Mode {
+    fn is_all(&self) -> bool {
+        *self == Self::All
+    }
 }
 
 impl std::str::FromStr for Mode {

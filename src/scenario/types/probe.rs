@@ -405,6 +405,9 @@ pub struct StatusPageProbe {
     pub url: String,
     /// The longest time between updates while an incident is open.
     pub cadence: Dur,
+    /// The most times an announced estimate may be moved; one more and the probe is bad. Default: not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_slips: Option<u32>,
 }
 
 /// A command in a pod of a target; exit code 0 is good.

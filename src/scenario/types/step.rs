@@ -92,6 +92,7 @@ pub struct Runbook {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_within: Option<Dur>,
     /// Targets that this runbook restores: faults with undo policy `runbook` on them count as undone when it has succeeded.
+    /// A fault without a target is named by its step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restores: Vec<String>,
 }
