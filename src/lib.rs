@@ -17,6 +17,7 @@ pub mod net;
 pub mod plan;
 pub mod probe;
 pub mod runbook;
+pub mod report;
 pub mod scenario;
 pub mod selector;
 pub mod verdict;

@@ -10,6 +10,7 @@
 
 pub mod link;
 pub mod node;
+pub mod observe;
 pub mod pods;
 pub mod processes;
 pub mod protocol;

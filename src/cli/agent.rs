@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use crate::{
     agent::{
         node::Node,
+        observe,
         processes::Proc,
         protocol::SOCKET,
         server::{self, Config, EventsOut, Listen},
@@ -28,6 +29,14 @@ pub(super) struct Args {
 enum What {
     /// Act on the processes of this node, as the runner says.
     Node(AgentArgs),
+    /// Sample probes from within the cluster, as the runner says.
+    Observe {
+        #[command(flatten)]
+        agent: AgentArgs,
+        /// Microseconds by which this observer's clock is ahead of the machine's: for tests of clocks that differ.
+        #[arg(long, default_value_t = 0, allow_negative_numbers = true, hide = true)]
+        clock_offset_us: i64,
+    },
     /// Join standard input and output to the agent's socket.
     Attach {
         /// The agent's socket.
@@ -71,8 +80,16 @@ pub(super) async fn run(args: Args) -> Exit {
         What::Node(args) => {
             let (orders, rx) = mpsc::channel(64);
             let events = EventsOut::new(args.buffer);
+            let clock = Clock::host_as(&format!("agent-{}", args.pod));
             let service = tokio::spawn(Node::new(Proc::default(), args.pod_uid.clone()).run(rx));
-            serve(args, events, orders, service).await
+            serve(args, clock, events, orders, service).await
+        }
+        What::Observe { agent, clock_offset_us } => {
+            let (orders, rx) = mpsc::channel(64);
+            let events = EventsOut::new(agent.buffer);
+            let clock = Clock::host_as(&format!("observer/{}", agent.pod)).skewed(clock_offset_us);
+            let service = tokio::spawn(observe::run(clock.clone(), events.clone(), rx));
+            serve(agent, clock, events, orders, service).await
         }
         What::Attach { socket } => attach(&socket).await,
     }
@@ -81,11 +98,11 @@ pub(super) async fn run(args: Args) -> Exit {
 /// Serves a service until its end, and says on standard error why that came.
 async fn serve(
     args: AgentArgs,
+    clock: Clock,
     events: EventsOut,
     orders: mpsc::Sender<server::Order>,
     service: tokio::task::JoinHandle<Result<String, String>>,
 ) -> Exit {
-    let clock = Clock::host_as(&format!("agent-{}", args.pod));
     let config = Config { drill: args.drill, token: args.token, ttl: args.ttl.0, end_limit: Duration::from_secs(12) };
     let listen = if args.stdio { Listen::Stdio } else { Listen::Socket(args.socket) };
     // Not tracing: this line is what `kubectl logs` shows, and what the kubelet keeps as the pod's last word.

@@ -3,6 +3,7 @@
 mod agent;
 pub(crate) mod common;
 mod plan;
+mod report;
 mod schema;
 pub(crate) mod set;
 mod validate;
@@ -26,6 +27,7 @@ enum Command {
     #[command(hide = true)]
     Agent(agent::Args),
     Plan(Box<plan::PlanArgs>),
+    Report(report::ReportArgs),
     Validate(validate::ValidateArgs),
     Schema(schema::SchemaArgs),
 }
@@ -48,6 +50,7 @@ fn run(command: Command) -> Exit {
     match command {
         Command::Agent(args) => block_on(agent::run(args)),
         Command::Plan(args) => block_on(plan::run(&args)),
+        Command::Report(args) => report::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Schema(args) => schema::run(&args),
     }

@@ -1,19 +1,28 @@
 //! Runs samplers: the same code in the runner's process and in the observer pod. Knows nothing of Kubernetes.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Cadence, Sampler, Seen, Take, http, metric, tcp};
+use super::{
+    Cadence, LedgerCopy, Sampler, Seen, Take,
+    alert::{self, AlertSpec},
+    http,
+    ledger::{self, Ledger, LedgerSpec, ReadBack},
+    metric,
+    sql::{self, SqlSpec},
+    tcp,
+};
 use crate::{
-    clock::Clock,
+    clock::{Clock, Stamp},
+    journal::Reading,
     net::Dialer,
     scenario::types::{Connection, Dur, HttpProbe, MetricProbe, ProbeState, TcpProbe},
 };
@@ -57,6 +66,12 @@ pub enum SpecKind {
         /// Prometheus' address.
         prometheus: String,
     },
+    /// A statement.
+    Sql(SqlSpec),
+    /// A sequential writer.
+    Ledger(LedgerSpec),
+    /// An alert.
+    Alert(AlertSpec),
 }
 
 /// Running samplers.
@@ -67,14 +82,23 @@ pub struct Engine {
     out: mpsc::Sender<Seen>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
-    /// The longest time limit of a sample.
+    ledgers: BTreeMap<String, mpsc::Sender<ReadBack>>,
+    /// The longest that a task may take to end.
     longest: Duration,
 }
 
 impl Engine {
     /// An engine without samplers; what they see goes to `out`.
     pub fn new(clock: Clock, dialer: Dialer, out: mpsc::Sender<Seen>) -> Self {
-        Self { clock, dialer, out, stop: CancellationToken::new(), tasks: JoinSet::new(), longest: Duration::ZERO }
+        Self {
+            clock,
+            dialer,
+            out,
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+            ledgers: BTreeMap::new(),
+            longest: Duration::ZERO,
+        }
     }
 
     /// The clock of its stamps.
@@ -92,6 +116,18 @@ impl Engine {
             SpecKind::Http(probe) => (http::take(probe, spec.connection, &self.dialer).map_err(wrong)?, ProbeState::Bad),
             SpecKind::Tcp(probe) => (tcp::take(probe, spec.connection, &self.dialer).map_err(wrong)?, ProbeState::Bad),
             SpecKind::Metric { probe, prometheus } => (metric::take(probe, prometheus, &self.dialer).map_err(wrong)?, ProbeState::Unknown),
+            SpecKind::Sql(sql) => (sql::take(sql, spec.connection, &self.dialer), ProbeState::Bad),
+            SpecKind::Alert(alert) => {
+                let made = alert::take(&spec.name, alert, spec.cadence(), &self.clock, &self.dialer, &self.out);
+                let (take, follower) = made.map_err(wrong)?;
+                self.longest = self.longest.max(spec.timeout.0 + Duration::from_secs(5));
+                self.spawn(&spec.name, follower.run(self.stop.clone()));
+                (take, ProbeState::Unknown)
+            }
+            SpecKind::Ledger(ledger) => {
+                self.write(&spec, ledger);
+                return Ok(());
+            }
         };
         self.sample(&spec.name, spec.cadence(), silence, take, None);
         Ok(())
@@ -103,6 +139,40 @@ impl Engine {
         let (out, stop) = (self.out.clone(), self.stop.clone());
         self.longest = self.longest.max(cadence.timeout);
         self.spawn(probe, sampler.run(out, stop));
+    }
+
+    fn write(&mut self, spec: &ProbeSpec, ledger: &LedgerSpec) {
+        let (orders, orders_rx) = mpsc::channel(1);
+        self.ledgers.insert(spec.name.clone(), orders);
+        self.longest = self.longest.max(spec.timeout.0 + ledger::DROP_LIMIT);
+        let writer = Ledger::new(&spec.name, ledger.clone(), spec.cadence(), &self.clock, &self.dialer, &self.out);
+        self.spawn(&spec.name, writer.run(orders_rx, self.stop.clone()));
+    }
+
+    /// Ends a ledger's writing and reads it back; the future does not borrow the engine.
+    pub fn read_back(
+        &self,
+        probe: &str,
+        copies: Vec<LedgerCopy>,
+    ) -> impl Future<Output = Result<(Stamp, Stamp, Reading), String>> + Send + use<> {
+        let (ledger, probe) = (self.ledgers.get(probe).cloned(), probe.to_owned());
+        async move {
+            let ledger = ledger.ok_or_else(|| format!("there is no ledger `{probe}`"))?;
+            let (reply, answer) = oneshot::channel();
+            let gone = || format!("the writer of ledger `{probe}` is gone");
+            ledger.send(ReadBack { copies, reply }).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())
+        }
+    }
+
+    /// Something to be told as if a sampler had seen it.
+    pub(super) fn teller(&self) -> mpsc::Sender<Seen> {
+        self.out.clone()
+    }
+
+    /// Ends everything at once and leaves what ledgers made where it is.
+    pub fn abandon(mut self) {
+        self.tasks.abort_all();
     }
 
     /// Runs a task of a probe. A panic of it is told, not swallowed.
@@ -118,12 +188,10 @@ impl Engine {
         });
     }
 
-    /// A token that is cancelled when the engine stops.
-    pub(super) fn stopping(&self) -> CancellationToken {
-        self.stop.clone()
-    }
-
-    /// Stops sampling; samples under way are waited for. Gives what did not end in time.
+    /// Stops sampling; samples under way are waited for, and what ledgers made is removed.
+    ///
+    /// # Errors
+    /// When something did not end in time.
     pub async fn stop(mut self) -> Result<(), String> {
         self.stop.cancel();
         let limit = Instant::now() + self.longest + Duration::from_secs(5);

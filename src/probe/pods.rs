@@ -47,14 +47,14 @@ pub(super) fn take(cx: &ProbeCx, probe: &PodsProbe) -> Result<(Take, Option<mpsc
 
 /// Which pods a target means, told from the pods alone.
 #[derive(Debug)]
-struct Matching {
+pub(super) struct Matching {
     labels: Option<String>,
     name: Option<String>,
     owner: Option<(String, String)>,
 }
 
 impl Matching {
-    fn of(target: &Target, name: &str) -> Result<Self, String> {
+    pub(super) fn of(target: &Target, name: &str) -> Result<Self, String> {
         let none = Self { labels: None, name: None, owner: None };
         if let Some(selector) = &target.pods {
             return Ok(Self { labels: Some(selector.0.clone()), ..none });
@@ -80,7 +80,7 @@ impl Matching {
         self.name.iter().fold(config, |config, name| config.fields(&format!("metadata.name={name}")))
     }
 
-    fn params(&self) -> ListParams {
+    pub(super) fn params(&self) -> ListParams {
         let params = ListParams::default();
         let params = self.labels.iter().fold(params, |params, labels| params.labels(labels));
         self.name.iter().fold(params, |params, name| params.fields(&format!("metadata.name={name}")))
@@ -88,7 +88,7 @@ impl Matching {
 
     /// For `owner`: whether the pod belongs to it. A Deployment owns by a ReplicaSet named after it and the pod's
     /// `pod-template-hash`.
-    fn owns(&self, pod: &Pod) -> bool {
+    pub(super) fn owns(&self, pod: &Pod) -> bool {
         let Some((kind, name)) = &self.owner else { return true };
         let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
         owners.iter().filter(|owner| owner.controller == Some(true)).any(|owner| {

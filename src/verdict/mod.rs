@@ -26,7 +26,7 @@ mod runbook;
 mod series;
 mod step_time;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

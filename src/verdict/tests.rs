@@ -2,6 +2,6 @@
 
 mod cases;
 mod detection;
-mod kit;
+pub(crate) mod kit;
 mod sampler;
 mod truth;
