@@ -9,6 +9,7 @@ pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod drill;
 pub mod exit;
 pub mod fault;
 pub mod journal;
@@ -16,8 +17,9 @@ pub mod labels;
 pub mod net;
 pub mod plan;
 pub mod probe;
-pub mod runbook;
+
 pub mod report;
+pub mod runbook;
 pub mod scenario;
 pub mod selector;
 pub mod verdict;

@@ -29,7 +29,7 @@ const NARROWEST: usize = 20;
 
 /// How a drill is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Not at all.
     Quiet,
     /// One line of JSON a record, on standard output.
@@ -42,14 +42,14 @@ pub enum Mode {
 
 /// A drill being shown.
 #[derive(Debug)]
-pub struct Live {
+pub(crate) struct Live {
     task: tokio::task::JoinHandle<()>,
     stop: CancellationToken,
 }
 
 impl Live {
     /// Starts showing a drill: its records, the board of its probes and what people are asked.
-    pub fn start(
+    pub(crate) fn start(
         plan: Arc<Plan>,
         drill: &str,
         records: broadcast::Receiver<Record>,
@@ -64,7 +64,7 @@ impl Live {
     }
 
     /// Shows what is left to show and gives the terminal back.
-    pub async fn finish(self) {
+    pub(crate) async fn finish(self) {
         self.stop.cancel();
         // It ends as soon as it has shown what had been written by now; a terminal that takes nothing is not waited for.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.task).await;

@@ -2,8 +2,11 @@
 
 mod agent;
 pub(crate) mod common;
+mod control;
+mod live;
 mod plan;
 mod report;
+mod run;
 mod schema;
 pub(crate) mod set;
 mod validate;
@@ -28,6 +31,14 @@ enum Command {
     Agent(agent::Args),
     Plan(Box<plan::PlanArgs>),
     Report(report::ReportArgs),
+    Run(Box<run::Args>),
+    Resume(control::ResumeArgs),
+    /// Reverts a drill that was left behind, out of its in-cluster record alone
+    Revert(control::ResumeArgs),
+    Abort(control::AbortArgs),
+    Ack(control::AckArgs),
+    List(control::ListArgs),
+    Status(control::StatusArgs),
     Validate(validate::ValidateArgs),
     Schema(schema::SchemaArgs),
 }
@@ -51,6 +62,13 @@ fn run(command: Command) -> Exit {
         Command::Agent(args) => block_on(agent::run(args)),
         Command::Plan(args) => block_on(plan::run(&args)),
         Command::Report(args) => report::run(&args),
+        Command::Run(args) => block_on(run::run(*args)),
+        Command::Resume(args) => block_on(control::resume(args)),
+        Command::Revert(args) => block_on(control::revert(args)),
+        Command::Abort(args) => block_on(control::abort(args)),
+        Command::Ack(args) => block_on(control::ack(args)),
+        Command::List(args) => block_on(control::list(args)),
+        Command::Status(args) => block_on(control::status(args)),
         Command::Validate(args) => validate::run(&args),
         Command::Schema(args) => schema::run(&args),
     }

@@ -1,8 +1,215 @@
 //! Faults, a file a kind, each keeping the whole contract: prepare → arm → inject → effective → holds → revert → gone.
 //!
+//! A new kind is a new file, a variant of [`Undo`], and a line in each `match` below.
+//!
 //! **Architecture invariant:** an undo is data. It never holds the contents of a Secret or a file, it is enough for a
 //! revert from another machine, and it names the lasting thing (the CronJob, the StatefulSet), not what comes and goes.
 
+mod change;
+mod cut_backup_job;
+mod helpers;
+mod owner;
+mod pod_kill;
+mod processes;
+mod scale;
 mod undo;
 
+use std::{sync::Arc, time::Duration};
+
+pub use helpers::Helpers;
 pub use undo::*;
+
+use crate::{
+    clock::{Clock, Stamp},
+    cluster::{Cluster, ClusterError},
+    journal::{RevertResult, TouchedObject},
+    plan::{Plan, ResolvedObject},
+    scenario::types::{Dur, FaultSpec},
+};
+
+/// What faults need of the drill.
+#[derive(Debug, Clone)]
+pub struct FaultCx {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The runner's clock.
+    pub clock: Clock,
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// The drill's name: what a changed object is marked with.
+    pub drill: String,
+    /// Node helpers, placed when they are needed.
+    pub helpers: Helpers,
+}
+
+impl FaultCx {
+    /// For a drill. Nothing is placed yet.
+    pub fn new(cluster: Cluster, clock: Clock, plan: Arc<Plan>, drill: &str) -> Self {
+        let helpers = Helpers::new(cluster.clone(), clock.clone(), Arc::clone(&plan), drill);
+        Self { cluster, clock, plan, drill: drill.to_owned(), helpers }
+    }
+}
+
+/// What is known before a fault is injected.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// How to undo it, and what it will act on: all that inject, revert and the proofs need.
+    pub undo: Undo,
+    /// For people.
+    pub objects: Vec<TouchedObject>,
+}
+
+/// Why a part of a fault's contract failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FaultError {
+    /// The API server.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The node helper.
+    #[error(transparent)]
+    Link(#[from] crate::agent::LinkError),
+    /// The fault cannot be had as it is asked for.
+    #[error("failed to {what}: {why}")]
+    Failed {
+        /// What was to be done: `scale StatefulSet shop/orders`.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// A proof did not come in time.
+    #[error("{what} not seen within {}: {seen}", Dur(*.after))]
+    NotSeen {
+        /// What would prove it.
+        what: String,
+        /// The limit.
+        after: Duration,
+        /// What was seen instead.
+        seen: String,
+    },
+    /// A kind this build does not have.
+    #[error("this build cannot inject such a fault")]
+    NotBuilt,
+}
+
+impl FaultError {
+    pub(crate) fn failed(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Failed { what: what.into(), why: why.into() }
+    }
+}
+
+/// The target a fault names.
+pub fn target_of(spec: &FaultSpec) -> Option<&str> {
+    let on = [&spec.freeze, &spec.drain_node, &spec.cordon_node, &spec.detach_service, &spec.hide_secret, &spec.bad_image];
+    on.into_iter()
+        .chain([&spec.lose_node, &spec.lose_zone])
+        .find_map(|kind| kind.as_ref().map(|k| k.target.as_str()))
+        .or_else(|| spec.pod_kill.as_ref().map(|k| k.target.as_str()))
+        .or_else(|| spec.crash.as_ref().map(|k| k.target.as_str()))
+        .or_else(|| spec.scale.as_ref().map(|k| k.target.as_str()))
+        .or_else(|| spec.cut_backup_job.as_ref().map(|k| k.target.as_str()))
+}
+
+/// Whether a fault needs a node helper, which takes seconds to place.
+pub fn needs_helper(spec: &FaultSpec) -> bool {
+    spec.freeze.is_some() || spec.crash.is_some()
+}
+
+/// Reads the state before and returns what the fault will do and how to undo it. Changes nothing.
+///
+/// # Errors
+/// The state cannot be read, or the fault would change nothing, or could not be undone.
+pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
+    let containers = || target_of(spec).and_then(|t| cx.plan.targets.get(t)).map(|t| t.spec.containers.clone()).unwrap_or_default();
+    if spec.pod_kill.is_some() {
+        pod_kill::prepare(cx, targets).await
+    } else if let Some(crash) = &spec.crash {
+        let how = if crash.hold { ProcessFault::CrashHold } else { ProcessFault::Crash };
+        processes::prepare(cx, targets, &containers(), how).await
+    } else if spec.freeze.is_some() {
+        processes::prepare(cx, targets, &containers(), ProcessFault::Freeze).await
+    } else if let Some(scale) = &spec.scale {
+        scale::prepare(cx, scale, targets).await
+    } else if let Some(cut) = &spec.cut_backup_job {
+        cut_backup_job::prepare(cx, cut, targets).await
+    } else {
+        Err(FaultError::NotBuilt)
+    }
+}
+
+/// Does everything slow, so that the injection takes milliseconds.
+///
+/// # Errors
+/// A helper cannot be placed.
+pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), FaultError> {
+    match undo {
+        Undo::Processes { pods, .. } => processes::arm(cx, pods).await,
+        Undo::CronJob { change: CronJobChange::JobKilled { .. }, .. } => cut_backup_job::arm(cx, spec, undo).await,
+        Undo::Deleted { .. } | Undo::Scale { .. } | Undo::CronJob { .. } => Ok(()),
+    }
+}
+
+/// Breaks it. Gives the instants before the first change and after the last answer. Doing it twice changes nothing more.
+///
+/// # Errors
+/// It could not be done, wholly or in part; [`revert`] deals with what there is.
+pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stamp, Stamp), FaultError> {
+    match undo {
+        Undo::Deleted { pods, .. } => pod_kill::inject(cx, spec, pods).await,
+        Undo::Scale { .. } => scale::inject(cx, undo).await,
+        Undo::CronJob { .. } => cut_backup_job::inject(cx, undo).await,
+        Undo::Processes { pods, how } => processes::inject(cx, pods, *how).await,
+    }
+}
+
+/// Waits for the proof that it bit, and gives the instant at which that proof was complete.
+///
+/// # Errors
+/// The proof did not come within the limit.
+pub async fn effective(cx: &FaultCx, _spec: &FaultSpec, undo: &Undo, limit: Duration) -> Result<(Stamp, String), FaultError> {
+    match undo {
+        Undo::Deleted { pods, .. } => pod_kill::effective(cx, pods, limit).await,
+        Undo::Scale { .. } => scale::effective(cx, undo, limit).await,
+        Undo::CronJob { .. } => cut_backup_job::effective(cx, undo, limit).await,
+        Undo::Processes { pods, how } => processes::effective(cx, pods, *how, limit).await,
+    }
+}
+
+/// Whether it still holds: `None`, or how others have undone it. What happens once (a kill) has nothing to hold.
+///
+/// # Errors
+/// It cannot be seen.
+pub async fn holds(cx: &FaultCx, _spec: &FaultSpec, undo: &Undo) -> Result<Option<String>, FaultError> {
+    match undo {
+        Undo::Deleted { .. } => Ok(None),
+        Undo::Scale { .. } => scale::holds(cx, undo).await,
+        Undo::CronJob { .. } => cut_backup_job::holds(cx, undo).await,
+        Undo::Processes { pods, how } => processes::holds(cx, pods, *how).await,
+    }
+}
+
+/// Undoes it, from the bare undo: after a whole, a partial or no injection, twice, when the target is gone, from anywhere. What
+/// is no longer ours is left alone.
+///
+/// # Errors
+/// It could not be done now; it may be tried again.
+pub async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String), FaultError> {
+    match undo {
+        Undo::Deleted { .. } => Ok((RevertResult::Nothing, "the pods' owners bring them back".to_owned())),
+        Undo::Scale { .. } => scale::revert(cx, undo).await,
+        Undo::CronJob { .. } => cut_backup_job::revert(cx, undo).await,
+        Undo::Processes { pods, how } => processes::revert(cx, pods, *how).await,
+    }
+}
+
+/// Waits for the proof that nothing is left of it.
+///
+/// # Errors
+/// The proof did not come within the limit.
+pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, String), FaultError> {
+    match undo {
+        Undo::Deleted { owners, .. } => owner::all_ready(cx, owners, limit).await,
+        Undo::Scale { .. } => scale::gone(cx, undo, limit).await,
+        Undo::CronJob { .. } => cut_backup_job::gone(cx, undo, limit).await,
+        Undo::Processes { pods, how } => processes::gone(cx, pods, *how, limit).await,
+    }
+}

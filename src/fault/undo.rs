@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Undo {
-    /// Nothing to undo: the cluster's own controllers bring the thing back (`podKill`). Gone when the owner has as many
-    /// ready pods as it wants.
-    Owner {
-        /// The pods' owners, each `Kind/name`, with their namespace.
-        owners: Vec<OwnerRef>,
+    /// Nothing to undo: the cluster's own controllers bring the pods back. Gone when each owner has as many ready pods
+    /// as it had before.
+    Deleted {
+        /// The pods that are deleted, each only as long as it has this uid.
+        pods: Vec<PodRef>,
+        /// Their owners.
+        owners: Vec<OwnerState>,
     },
     /// Set the replicas back.
     Scale {
@@ -26,6 +28,8 @@ pub enum Undo {
         before: i32,
         /// Replicas the fault sets; anything else at revert is somebody else's.
         set: i32,
+        /// Ready replicas before.
+        ready: i32,
     },
     /// Set `suspend` of a CronJob back, or delete the stand-in.
     CronJob {
@@ -45,6 +49,28 @@ pub enum Undo {
         /// What was done to them.
         how: ProcessFault,
     },
+}
+
+/// A pod, for as long as it is this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodRef {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// uid.
+    pub uid: String,
+}
+
+/// A controller of pods and how it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnerState {
+    /// Which.
+    pub owner: OwnerRef,
+    /// How many of its pods were ready.
+    pub ready: i32,
 }
 
 /// A controller of pods.

@@ -1,0 +1,219 @@
+//! `firedrill run`, and what `resume` and `revert` share with it: perform a drill, show it, write its evidence.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::io::AsyncBufReadExt as _;
+
+use super::{
+    common::{self, CliError, DrillArgs},
+    live::{Live, Mode},
+};
+use crate::{
+    clock::{Clock, Stamp},
+    drill::{Ack, AckAction, Drill, DrillOptions},
+    exit::Exit,
+    plan::Plan,
+    report,
+    scenario::types::Dur,
+    verdict,
+};
+
+/// Runs a drill: shows the plan, asks, breaks things, watches, reverts, and gives a verdict.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    drill: DrillArgs,
+    /// Agree to the plan without being asked.
+    #[arg(long)]
+    yes: bool,
+    /// An approved plan (`firedrill plan -o json`); the drill is refused if the cluster or the scenario has drifted from it.
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How a drill is performed and shown.
+#[derive(Debug, clap::Args)]
+pub(crate) struct How {
+    /// Where the evidence goes, a folder a drill.
+    #[arg(long, value_name = "DIR", default_value = "evidence")]
+    pub out: PathBuf,
+    /// Take manual steps as done, for CI; recorded as a deviation.
+    #[arg(long)]
+    pub auto_ack: bool,
+    /// How long the drill's Leases live without renewal: how soon another runner may revert after this one died.
+    #[arg(long, value_name = "TIME", default_value = "15s")]
+    pub lease: Dur,
+    /// Print nothing but the report.
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// `text`, or `json` for one JSON line a journal record.
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
+    pub log_format: String,
+}
+
+impl How {
+    /// The options of the drill.
+    pub(crate) fn options(&self, confirmed_by: Option<String>) -> DrillOptions {
+        DrillOptions { by: whoami(), confirmed_by, auto_ack: self.auto_ack, lease: self.lease, out: self.out.clone() }
+    }
+
+    fn mode(&self) -> Mode {
+        if self.quiet {
+            Mode::Quiet
+        } else if self.log_format == "json" {
+            Mode::Json
+        } else if std::io::stderr().is_terminal() {
+            Mode::Terminal
+        } else {
+            Mode::Plain
+        }
+    }
+}
+
+/// `user@host`, as far as the environment says.
+pub(crate) fn whoami() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned());
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{user}@{host}")
+}
+
+/// The drill's name: scenario, date, and a part from the seed. Fits a label and the names made from it.
+pub(crate) fn drill_name(plan: &Plan, now: &Stamp) -> String {
+    let date = jiff::Timestamp::from_microsecond(now.wall_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let date = date.strftime("%Y%m%d-%H%M%S");
+    let short: String = plan.name.chars().take(30).collect();
+    let mark = (plan.seed ^ now.wall_us.unsigned_abs()) & 0xffff;
+    format!("{}-{date}-{mark:04x}", short.trim_end_matches('-'))
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: Args) -> Exit {
+    match perform(args).await {
+        Ok(exit) => exit,
+        Err(error) => common::report_error(&error),
+    }
+}
+
+async fn perform(args: Args) -> Result<Exit, CliError> {
+    let prepared = match &args.plan {
+        Some(approved) => common::prepare_approved(&args.drill, approved).await?,
+        None => common::prepare(&args.drill).await?,
+    };
+    common::show_warnings(&prepared.loaded.warnings);
+    let plan = prepared.plan;
+    if !args.how.quiet && args.how.log_format == "text" {
+        eprintln!("{}", crate::plan::render(&plan, common::width()));
+    }
+    let Some(confirmed) = confirm(&plan, args.yes).await? else {
+        return Err(CliError::Refused("nobody agreed to the plan; nothing was changed".to_owned()));
+    };
+    let clock = Clock::host();
+    let name = drill_name(&plan, &clock.now());
+    let options = args.how.options(Some(confirmed));
+    crate::agent::pods::ensure_namespace(&prepared.cluster, &plan.place.firedrill.namespace)
+        .await
+        .map_err(|e| CliError::Refused(e.to_string()))?;
+    let drill = Drill::start(prepared.cluster, clock, plan.clone(), &name, &prepared.loaded.text, options)
+        .await
+        .map_err(|e| CliError::Refused(e.to_string()))?;
+    keep(&drill.evidence().dir, "scenario.yaml", &prepared.loaded.text)?;
+    keep(&drill.evidence().dir, "environment.yaml", &prepared.environment_text)?;
+    keep(&drill.evidence().dir, "plan.json", &to_json(&plan)?)?;
+    finish(drill, &args.how).await
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String, CliError> {
+    serde_json::to_string_pretty(value).map_err(|e| CliError::Refused(format!("failed to write JSON: {e}")))
+}
+
+/// Puts a file into the evidence.
+pub(crate) fn keep(dir: &Path, name: &str, text: &str) -> Result<(), CliError> {
+    std::fs::write(dir.join(name), text).map_err(|e| CliError::Refused(format!("failed to write {}: {e}", dir.join(name).display())))
+}
+
+/// On a terminal the cluster's name is typed; elsewhere `--yes` is needed.
+async fn confirm(plan: &Plan, yes: bool) -> Result<Option<String>, CliError> {
+    if yes {
+        return Ok(Some(format!("{} with --yes", whoami())));
+    }
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Err(CliError::Refused("the plan must be agreed to: add --yes where there is no terminal to ask at".to_owned()));
+    }
+    eprint!("This breaks things on cluster `{}`. Type its name to go on: ", plan.cluster_name);
+    std::io::stderr().flush().map_err(|e| CliError::Refused(e.to_string()))?;
+    let mut line = String::new();
+    let mut stdin = tokio::io::BufReader::new(tokio::io::stdin());
+    stdin.read_line(&mut line).await.map_err(|e| CliError::Refused(e.to_string()))?;
+    Ok((line.trim() == plan.cluster_name).then(|| format!("{} typed the cluster's name", whoami())))
+}
+
+/// Performs a drill to its end, shows it, writes its reports, and gives the exit code.
+pub(crate) async fn finish(drill: Arc<Drill>, how: &How) -> Result<Exit, CliError> {
+    let live =
+        Live::start(Arc::clone(drill.plan()), drill.name(), drill.journal().subscribe(), drill.board(), drill.acks.asked(), how.mode());
+    let prompt = (std::io::stdin().is_terminal() && !how.auto_ack).then(|| tokio::spawn(prompt(Arc::clone(&drill))));
+    let end = drill.run().await;
+    if let Some(prompt) = prompt {
+        prompt.abort();
+        // It was told to end just above.
+        let _ = prompt.await;
+    }
+    live.finish().await;
+    let dir = drill.evidence().dir.clone();
+    let records = crate::journal::read(&drill.evidence().journal()).map_err(|e| CliError::Refused(e.to_string()))?;
+    let verdict = verdict::judge(&records);
+    let written = report::write(&dir, &records);
+    if how.log_format == "text" {
+        println!("{}", report::terminal(&records, common::width(), common::color_stdout()));
+        println!("evidence: {}\njournal head: {}", dir.display(), end.head);
+    }
+    let mut exit = report::exit(&verdict);
+    if let Some(trouble) = &end.trouble {
+        eprintln!("trouble: {trouble}");
+        // A drill that ended before it changed anything was refused; one that could not go on never passed.
+        exit = match exit {
+            Exit::Passed | Exit::Inconclusive => Exit::Refused,
+            other => other,
+        };
+    }
+    if !end.clean && drill.state().faults.values().any(|fault| !fault.is_settled()) || (drill.state().ended.is_some() && !end.clean) {
+        eprintln!("NOT CLEAN: something of this drill is left; undo it with: firedrill revert {}", drill.name());
+        exit = Exit::NotClean;
+    }
+    if let Err(error) = written {
+        eprintln!("the reports could not be written: {error}; make them again with: firedrill report {}", dir.display());
+        if exit == Exit::Passed {
+            exit = Exit::Inconclusive;
+        }
+    }
+    Ok(exit)
+}
+
+/// Answers typed at the terminal go to the question asked first: `done`, `no`, `retry`, `skip`, with a remark behind.
+async fn prompt(drill: Arc<Drill>) {
+    let asked = drill.acks.asked();
+    let mut lines = tokio::io::BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let Some(question) = asked.borrow().first().cloned() else { continue };
+        let (word, remark) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        let action = match word.to_lowercase().as_str() {
+            "" => continue,
+            "done" | "yes" | "y" | "ok" => AckAction::Done,
+            "no" | "n" | "refused" | "refuse" => AckAction::Refused,
+            "retry" if question.failed_step => AckAction::Retry,
+            "skip" if question.failed_step && !remark.trim().is_empty() => AckAction::Skip,
+            _ => {
+                let more = if question.failed_step { ", `retry`, or `skip` and a reason" } else { "" };
+                eprintln!("answer `done` or `no`{more}");
+                continue;
+            }
+        };
+        drill.acks.say(&question.step, Ack { by: whoami(), action, remark: remark.trim().to_owned() }).await;
+    }
+}

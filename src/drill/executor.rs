@@ -1,0 +1,511 @@
+//! The executor: performs the action that [`next`](super::next()) names, appends the events, and goes on until the drill is over.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex as SyncMutex},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Acks, Action, DrillError, DrillState, Fence, LeaseError, next, place::Running, wait::Waited};
+use crate::{
+    clock::Clock,
+    cluster::Cluster,
+    fault::FaultCx,
+    journal::{Event, Inbox, Journal, JournalError, Log, Record, RecordStore, ResumeIntent, SteadyPhase, StoredRecord},
+    plan::{Plan, Touched},
+    probe::Board,
+    scenario::types::{Dur, ProbeState},
+};
+
+/// How a drill is run.
+#[derive(Debug, Clone)]
+pub struct DrillOptions {
+    /// Who runs it: `user@host`.
+    pub by: String,
+    /// Who agreed to the plan, and how.
+    pub confirmed_by: Option<String>,
+    /// Manual steps are taken as done, which is a deviation.
+    pub auto_ack: bool,
+    /// How long a Lease lives without renewal.
+    pub lease: Dur,
+    /// Where the evidence goes: one folder a drill.
+    pub out: PathBuf,
+}
+
+/// The folder a drill leaves behind.
+#[derive(Debug, Clone)]
+pub struct Evidence {
+    /// The folder.
+    pub dir: PathBuf,
+}
+
+impl Evidence {
+    /// The folder of a drill under `--out`.
+    pub fn new(out: &std::path::Path, drill: &str) -> Self {
+        Self { dir: out.join(drill) }
+    }
+    /// Its journal.
+    pub fn journal(&self) -> PathBuf {
+        self.dir.join("journal.jsonl")
+    }
+    /// Its raw series.
+    pub fn samples(&self) -> PathBuf {
+        self.dir.join("samples")
+    }
+}
+
+/// How a drill ended, as far as the runner knows; the verdict is computed from the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrillEnd {
+    /// Whether the cluster is as it was.
+    pub clean: bool,
+    /// Why it was refused or could not go on, if so.
+    pub trouble: Option<String>,
+    /// The hash of the journal's last line.
+    pub head: String,
+}
+
+/// One run of a scenario.
+pub struct Drill {
+    pub(super) cluster: Cluster,
+    pub(super) clock: Clock,
+    pub(super) plan: Arc<Plan>,
+    pub(super) name: String,
+    pub(super) journal: Journal,
+    pub(super) options: DrillOptions,
+    pub(super) evidence: Evidence,
+    pub(super) fence: Fence,
+    /// Word from people.
+    pub acks: Acks,
+    pub(super) inbox: Inbox,
+    pub(super) faults: FaultCx,
+    pub(super) probes: Mutex<Option<Running>>,
+    board: watch::Sender<Board>,
+    state: watch::Receiver<Arc<DrillState>>,
+    illegal: Arc<SyncMutex<Option<String>>>,
+    /// Cancelled when the drill is to be aborted: every wait ends.
+    pub(super) abort: CancellationToken,
+    /// Cancelled by a second signal: what is not a revert is skipped.
+    pub(super) hurry: CancellationToken,
+    /// Cancelled when the drill is over: background tasks end.
+    pub(super) over: CancellationToken,
+    pub(super) tasks: Mutex<JoinSet<()>>,
+    pub(super) touched: Mutex<Touched>,
+    /// One revert at a time, whoever asks for it.
+    pub(super) reverting: Mutex<()>,
+    trouble: SyncMutex<Option<String>>,
+}
+
+impl std::fmt::Debug for Drill {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Drill").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// How long after an API server that is away came back reverts still begin by themselves.
+const RECONNECT_LIMIT: Duration = Duration::from_secs(120);
+
+impl Drill {
+    /// A new drill: makes the evidence folder, the journal and the in-cluster record, with the plan as the first record.
+    ///
+    /// # Errors
+    /// The folder or the record cannot be made.
+    pub async fn start(
+        cluster: Cluster,
+        clock: Clock,
+        plan: Plan,
+        name: &str,
+        scenario: &str,
+        options: DrillOptions,
+    ) -> Result<Arc<Self>, DrillError> {
+        let evidence = Evidence::new(&options.out, name);
+        make_dir(&evidence)?;
+        let log = Log::create(&evidence.journal())?;
+        let own = plan.place.firedrill.namespace.clone();
+        let store = RecordStore::new(cluster.client.clone(), &own, name, scenario);
+        let drill = Self::build(cluster, clock, Arc::new(plan.clone()), name, log, store, DrillState::default(), options, evidence);
+        drill.inbox.create().await?;
+        let by = drill.options.by.clone();
+        drill
+            .record(Event::Started {
+                drill: name.to_owned(),
+                plan: Box::new(plan),
+                by,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                sandbox: false,
+            })
+            .await?;
+        Ok(drill)
+    }
+
+    /// Takes a drill over, from its journal file if it is here, else from its in-cluster record alone. Waits until the Leases of
+    /// the runner before have run out; if it lives, nothing is touched.
+    ///
+    /// # Errors
+    /// The runner before lives; the journal or the record cannot be read or written.
+    pub async fn take_over(
+        cluster: Cluster,
+        clock: Clock,
+        stored: StoredRecord,
+        intent: ResumeIntent,
+        options: DrillOptions,
+    ) -> Result<Arc<Self>, DrillError> {
+        let name = stored.drill.clone();
+        let evidence = Evidence::new(&options.out, &name);
+        let recorded: Vec<Record> = stored
+            .lines
+            .iter()
+            .map(|line| serde_json::from_str(line))
+            .collect::<Result<_, _>>()
+            .map_err(|e| JournalError::Record { doing: "read", name: name.clone(), detail: e.to_string() })?;
+        let Some(Event::Started { plan, .. }) = recorded.first().map(|r| r.event.clone()) else {
+            let detail = "it does not begin with the plan".to_owned();
+            return Err(JournalError::Record { doing: "read", name, detail }.into());
+        };
+        let own = plan.place.firedrill.namespace.clone();
+        let fence = Fence::new(cluster.client.clone(), &own, &name, &instance(), options.lease, clock.clone());
+        // Before anything is written: a living runner keeps its record to itself.
+        fence.take(&plan.leases).await?;
+        let mut store = RecordStore::adopt(cluster.client.clone(), &own, &stored);
+        let (log, records) = if evidence.journal().exists() {
+            let (log, records) = Log::reopen(&evidence.journal())?;
+            // The file may know more than the record: the record is brought up to it with the next flush.
+            let known = recorded.last().map_or(0, |r| r.seq);
+            for record in records.iter().filter(|r| r.seq > known && r.event.for_record()) {
+                store.push(serde_json::to_string(record).map_err(|e| JournalError::Record {
+                    doing: "write",
+                    name: name.clone(),
+                    detail: e.to_string(),
+                })?);
+            }
+            (log, records)
+        } else {
+            make_dir(&evidence)?;
+            (Log::copy_of(&evidence.journal(), &stored.lines)?, recorded)
+        };
+        let state = DrillState::replay(&records)?;
+        let by = options.by.clone();
+        let mut drill = Self::build(cluster, clock, Arc::new(*plan), &name, log, store, state, options, evidence);
+        let taken = drill.state();
+        if let Some(fresh) = Arc::get_mut(&mut drill) {
+            fresh.fence = fence;
+            for fault in taken.faults.values() {
+                fresh.touched.get_mut().add_intent(&fault.undo, fault.objects.iter().map(|o| (o.kind.as_str(), o.uid.as_str())));
+            }
+        }
+        drill.inbox.create().await?;
+        let clock = drill.clock.id().clone();
+        drill.record(Event::Resumed { by, intent, clock }).await?;
+        drill.record(Event::LeasesTaken { leases: drill.plan.leases.clone() }).await?;
+        Ok(drill)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the one place where the parts of a drill come together")]
+    fn build(
+        cluster: Cluster,
+        clock: Clock,
+        plan: Arc<Plan>,
+        name: &str,
+        log: Log,
+        store: RecordStore,
+        state: DrillState,
+        options: DrillOptions,
+        evidence: Evidence,
+    ) -> Arc<Self> {
+        let abort = CancellationToken::new();
+        if state.abort.is_some() {
+            abort.cancel();
+        }
+        let (sender, receiver) = watch::channel(Arc::new(state));
+        let illegal: Arc<SyncMutex<Option<String>>> = Arc::default();
+        let listener = {
+            let (illegal, abort) = (Arc::clone(&illegal), abort.clone());
+            Box::new(move |record: &Record| {
+                sender.send_modify(|state| {
+                    let mut new = (**state).clone();
+                    new.next_seq = record.seq;
+                    match new.apply(&record.event) {
+                        Ok(()) => {
+                            if new.abort.is_some() {
+                                abort.cancel();
+                            }
+                            *state = Arc::new(new);
+                        }
+                        Err(error) => {
+                            if let Ok(mut illegal) = illegal.lock() {
+                                illegal.get_or_insert_with(|| error.to_string());
+                            }
+                        }
+                    }
+                });
+            })
+        };
+        let own = plan.place.firedrill.namespace.clone();
+        let journal = Journal::new(log, Some(store), clock.clone(), listener);
+        Arc::new(Self {
+            fence: Fence::new(cluster.client.clone(), &own, name, &instance(), options.lease, clock.clone()),
+            acks: Acks::new(options.auto_ack, clock.clone()),
+            inbox: Inbox::new(cluster.client.clone(), &own, name),
+            faults: FaultCx::new(cluster.clone(), clock.clone(), Arc::clone(&plan), name),
+            probes: Mutex::new(None),
+            board: watch::Sender::new(Board::default()),
+            state: receiver,
+            illegal,
+            abort,
+            hurry: CancellationToken::new(),
+            over: CancellationToken::new(),
+            tasks: Mutex::new(JoinSet::new()),
+            touched: Mutex::default(),
+            reverting: Mutex::new(()),
+            trouble: SyncMutex::new(None),
+            name: name.to_owned(),
+            cluster,
+            clock,
+            plan,
+            journal,
+            options,
+            evidence,
+        })
+    }
+
+    /// The drill's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its journal.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Its plan.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Where its evidence goes.
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
+    /// Its state now.
+    pub fn state(&self) -> Arc<DrillState> {
+        Arc::clone(&self.state.borrow())
+    }
+
+    /// What probes show now.
+    pub fn board(&self) -> watch::Receiver<Board> {
+        self.board.subscribe()
+    }
+
+    pub(super) fn show(&self, board: Board) {
+        self.board.send_replace(board);
+    }
+
+    /// Appends an event.
+    pub(super) async fn record(&self, event: Event) -> Result<(), DrillError> {
+        match self.journal.append(event).await {
+            Err(error @ JournalError::Fenced { .. }) => Err(DrillError::Fenced(error.to_string())),
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Asks for an abort. Only the first one counts.
+    pub async fn request_abort(&self, by: &str, reason: &str) {
+        if self.state().abort.is_some() || self.state().ended.is_some() {
+            return;
+        }
+        // Even if it cannot be written, nothing more is injected.
+        self.abort.cancel();
+        if let Err(error) = self.record(Event::AbortRequested { by: by.to_owned(), reason: reason.to_owned() }).await {
+            tracing::error!(%error, "the abort could not be journalled");
+        }
+    }
+
+    fn trouble(&self, what: impl Into<String>) {
+        if let Ok(mut trouble) = self.trouble.lock() {
+            trouble.get_or_insert_with(|| what.into());
+        }
+    }
+
+    /// Runs the drill to its end. Never returns with a fault that it could have reverted.
+    pub async fn run(self: &Arc<Self>) -> DrillEnd {
+        self.spawn_watchers().await;
+        let mut failures = 0u32;
+        loop {
+            let state = self.state();
+            let action = next(&self.plan, &state);
+            tracing::debug!(?action, "next");
+            if action == Action::Done {
+                break;
+            }
+            let done = self.perform(action.clone()).await;
+            let illegal = self.illegal.lock().ok().and_then(|mut illegal| illegal.take());
+            let error = match (done, illegal) {
+                (Ok(()), None) => {
+                    failures = 0;
+                    continue;
+                }
+                (_, Some(illegal)) => DrillError::Place { what: "journal's event", detail: illegal },
+                (Err(error), None) => error,
+            };
+            self.trouble(error.to_string());
+            if matches!(error, DrillError::Fenced(_) | DrillError::Lease(LeaseError::Lost { .. })) {
+                self.fenced(&error.to_string()).await;
+                break;
+            }
+            failures += 1;
+            let aborted = self.state().abort.is_some();
+            if !aborted {
+                self.request_abort("firedrill", &error.to_string()).await;
+            }
+            if (aborted && self.state().abort.is_some() && failures > 3) || failures > 6 {
+                tracing::error!(%error, "cannot go on; what is left can be undone with `firedrill revert {}`", self.name);
+                break;
+            }
+        }
+        self.finish().await
+    }
+
+    /// This runner was taken over from: it changes nothing more, neither in the cluster nor in the record.
+    async fn fenced(&self, why: &str) {
+        self.abort.cancel();
+        self.journal.detach_record().await;
+        if let Err(error) = self.record(Event::LeaseLost { detail: why.to_owned() }).await {
+            tracing::error!(%error, "the loss of the Leases could not be journalled");
+        }
+    }
+
+    async fn finish(&self) -> DrillEnd {
+        self.over.cancel();
+        let probes = self.probes.lock().await.take();
+        if let Some(probes) = probes {
+            self.stop_probes(probes).await;
+        }
+        let mut tasks = self.tasks.lock().await;
+        let joined = tokio::time::timeout(Duration::from_secs(10), async { while tasks.join_next().await.is_some() {} }).await;
+        if joined.is_err() {
+            tasks.shutdown().await;
+        }
+        self.faults.helpers.detach().await;
+        if let Err(error) = self.journal.flush().await
+            && !matches!(error, JournalError::Record { .. })
+        {
+            self.trouble(error.to_string());
+        }
+        let state = self.state();
+        let mut clean = state.ended == Some(true);
+        if clean && let Err(error) = self.journal.delete_record().await {
+            self.trouble(error.to_string());
+            clean = false;
+        }
+        DrillEnd { clean, trouble: self.trouble.lock().ok().and_then(|t| t.clone()), head: self.journal.head().await }
+    }
+
+    async fn perform(self: &Arc<Self>, action: Action) -> Result<(), DrillError> {
+        match action {
+            Action::Confirm => match self.options.confirmed_by.clone() {
+                Some(by) => self.record(Event::Confirmed { by }).await,
+                None => {
+                    self.request_abort("firedrill", "nobody agreed to the plan").await;
+                    Ok(())
+                }
+            },
+            Action::TakeLeases => {
+                self.fence.take(&self.plan.leases).await?;
+                self.record(Event::LeasesTaken { leases: self.plan.leases.clone() }).await
+            }
+            Action::Arm => self.arm().await,
+            Action::SteadyBefore => self.steady(SteadyPhase::Before).await,
+            Action::Step(path) => self.step(&path).await,
+            Action::EndSteps => {
+                if self.state().abort.is_none() {
+                    self.digests_at_end().await?;
+                }
+                self.record(Event::StepsEnded { at: self.clock.now() }).await
+            }
+            Action::Revert(fault) => self.revert(fault, "end of the drill").await,
+            Action::Leave(fault) => self.leave(fault).await,
+            Action::SteadyAfter => self.steady(SteadyPhase::After).await,
+            Action::Readings => {
+                let probes = self.probes.lock().await.take();
+                if let Some(mut probes) = probes {
+                    if let Err(error) = probes.set.readings().await {
+                        self.record(Event::Deviation { detail: format!("last readings: {error}") }).await?;
+                    }
+                    self.stop_probes(probes).await;
+                }
+                self.record(Event::ReadingsDone { at: self.clock.now() }).await
+            }
+            Action::Disarm => self.disarm().await,
+            Action::End => {
+                let clean = self.state().is_clean();
+                self.record(Event::Ended { clean, at: self.clock.now() }).await
+            }
+            Action::Done => Ok(()),
+        }
+    }
+
+    async fn steady(&self, phase: SteadyPhase) -> Result<(), DrillError> {
+        let Some(steady) = &self.plan.steady_state else { return Ok(()) };
+        let wanted: Vec<(&str, ProbeState)> =
+            steady.good.iter().chain(&steady.quiet).map(|probe| (probe.as_str(), ProbeState::Good)).collect();
+        let (met, detail) = match phase {
+            SteadyPhase::Before => match self.wait_for(&wanted, steady.hold, steady.timeout).await {
+                Waited::Met => (true, format!("held for {}", steady.hold)),
+                Waited::TimedOut => (false, super::wait::against(&self.board().borrow(), &wanted)),
+                Waited::Aborted => return Ok(()),
+            },
+            // Looked at even after an abort: a person wants to know whether the reverts have helped. A second signal ends it.
+            SteadyPhase::After => match self.wait_for_even_aborted(&wanted, steady.hold, steady.timeout).await {
+                Waited::Met => (true, format!("held again for {}", steady.hold)),
+                Waited::TimedOut => (false, super::wait::against(&self.board().borrow(), &wanted)),
+                Waited::Aborted => (false, "not waited for: asked to be quick".to_owned()),
+            },
+        };
+        self.record(Event::SteadyState { phase, held: met, detail: detail.clone() }).await?;
+        if !met && phase == SteadyPhase::Before {
+            self.request_abort("firedrill", &format!("the steady state did not hold within {}: {detail}", steady.timeout)).await;
+        } else if phase == SteadyPhase::Before {
+            self.digests_before().await?;
+        }
+        Ok(())
+    }
+
+    /// May this runner act now? Leases that ran out while it slept or was cut off are renewed if nobody took them; the drill
+    /// is then aborted, and only reverts follow.
+    pub(super) async fn may_act(&self) -> Result<(), DrillError> {
+        let Err(error) = self.fence.check() else { return Ok(()) };
+        let began = tokio::time::Instant::now();
+        let mut last = error;
+        while began.elapsed() < RECONNECT_LIMIT {
+            match self.fence.renew().await {
+                Ok(()) => {
+                    self.request_abort("firedrill", "the Leases had run out: this runner was asleep or cut off").await;
+                    return Ok(());
+                }
+                Err(error @ LeaseError::Lost { .. }) => return Err(error.into()),
+                Err(error) => last = error,
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Err(last.into())
+    }
+}
+
+fn make_dir(evidence: &Evidence) -> Result<(), DrillError> {
+    std::fs::create_dir_all(evidence.samples())
+        .map_err(|source| JournalError::File { doing: "create", path: evidence.samples().display().to_string(), source }.into())
+}
+
+/// Tells two runners of the same drill apart.
+fn instance() -> String {
+    format!("{:08x}", rand::random::<u32>())
+}

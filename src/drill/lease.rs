@@ -1,0 +1,320 @@
+//! Leases: one a namespace and node touched, so that no two drills ever touch the same thing, and fencing, so that a
+//! runner that was asleep, cut off or taken over from changes nothing any more.
+//!
+//! A Lease is somebody else's as long as it is renewed; that is decided by watching it for its whole duration with our
+//! own clock, as client-go's leader election does, never by comparing wall clocks of two machines.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
+};
+use tokio::sync::{Mutex, watch};
+
+use crate::{clock::Clock, labels, scenario::types::Dur};
+
+/// Why Leases were not taken or are no longer held.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LeaseError {
+    /// Another drill holds one and renews it.
+    #[error("refused: {what} is in use by drill {holder}; wait for it to end, or end it with `firedrill abort {holder}`")]
+    Busy {
+        /// Namespace or node.
+        what: String,
+        /// The other drill.
+        holder: String,
+    },
+    /// The API server.
+    #[error("failed to {doing} Lease {name}: {detail}")]
+    Api {
+        /// `take`, `renew` …
+        doing: &'static str,
+        /// Its name.
+        name: String,
+        /// Why.
+        detail: String,
+    },
+    /// Taken over, or run out.
+    #[error("Lease {name} {detail}")]
+    Lost {
+        /// Its name.
+        name: String,
+        /// How.
+        detail: String,
+    },
+}
+
+/// The Leases of a drill, renewed in the background, and the right to act that goes with them.
+#[derive(Clone)]
+pub struct Fence {
+    api: Api<Lease>,
+    clock: Clock,
+    /// `drill/instance`: a second runner of the same drill is somebody else.
+    holder: String,
+    drill: String,
+    duration: Dur,
+    held: Arc<Mutex<BTreeMap<String, Lease>>>,
+    /// By the runner's own monotonic clock: until then it may act.
+    valid_until_us: watch::Sender<i64>,
+    lost: watch::Sender<Option<LeaseError>>,
+}
+
+impl std::fmt::Debug for Fence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fence").field("holder", &self.holder).finish_non_exhaustive()
+    }
+}
+
+/// A part of the duration is never used, so that this runner stops before another may begin even if their clocks run at
+/// slightly different rates and the last call takes its time.
+const SAFETY: i64 = 5;
+
+impl Fence {
+    /// A fence that holds nothing yet. `duration` is how long a Lease lives without renewal, at least 2 s.
+    pub fn new(client: Client, namespace: &str, drill: &str, instance: &str, duration: Dur, clock: Clock) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+            clock,
+            holder: format!("{drill}/{instance}"),
+            drill: drill.to_owned(),
+            duration: duration.max(Dur::from_secs(2)),
+            held: Arc::default(),
+            valid_until_us: watch::Sender::new(i64::MIN),
+            lost: watch::Sender::new(None),
+        }
+    }
+
+    /// Takes all Leases, in sorted order. Ones of a dead runner of any drill are waited for until they have run out.
+    ///
+    /// # Errors
+    /// One is held by a living drill, or the API server does not answer or refuses. What was taken until then is given back.
+    pub async fn take(&self, names: &[String]) -> Result<(), LeaseError> {
+        let mut names = names.to_vec();
+        names.sort();
+        names.dedup();
+        let mut oldest_us = i64::MAX;
+        for name in &names {
+            match self.take_one(name).await {
+                Ok((lease, sent_us)) => {
+                    oldest_us = oldest_us.min(sent_us);
+                    self.held.lock().await.insert(name.clone(), lease);
+                }
+                Err(error) => {
+                    // Best effort: they run out by themselves.
+                    let _ = self.give_back().await;
+                    return Err(error);
+                }
+            }
+        }
+        if names.is_empty() {
+            oldest_us = self.clock.now().mono_us;
+        }
+        self.valid_until_us.send_replace(self.until(oldest_us));
+        // Waiting for the last may have used up the first: renew all before relying on any.
+        self.renew().await
+    }
+
+    fn until(&self, sent_us: i64) -> i64 {
+        let duration = i64::try_from(self.duration.as_micros()).unwrap_or(i64::MAX / 2);
+        sent_us.saturating_add(duration - duration / SAFETY)
+    }
+
+    fn call_limit(&self) -> std::time::Duration {
+        self.duration.0 / 3
+    }
+
+    async fn call<T>(
+        &self,
+        doing: &'static str,
+        name: &str,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<Result<T, u16>, LeaseError> {
+        let failed = |detail: String| LeaseError::Api { doing, name: name.to_owned(), detail };
+        match tokio::time::timeout(self.call_limit(), call).await {
+            Err(_) => Err(failed("no answer in time".to_owned())),
+            Ok(Ok(value)) => Ok(Ok(value)),
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Ok(Err(status.code)),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+        }
+    }
+
+    fn spec(&self, transitions: i32) -> LeaseSpec {
+        let now = MicroTime(jiff::Timestamp::from_microsecond(self.clock.now().wall_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH));
+        LeaseSpec {
+            holder_identity: Some(self.holder.clone()),
+            lease_duration_seconds: Some(i32::try_from(self.duration.0.as_secs().max(1)).unwrap_or(i32::MAX)),
+            acquire_time: Some(now.clone()),
+            renew_time: Some(now),
+            lease_transitions: Some(transitions),
+            ..LeaseSpec::default()
+        }
+    }
+
+    async fn take_one(&self, name: &str) -> Result<(Lease, i64), LeaseError> {
+        let mut seen: Option<(Option<String>, i64)> = None;
+        loop {
+            let sent_us = self.clock.now().mono_us;
+            let fresh = Lease {
+                metadata: ObjectMeta {
+                    name: Some(name.to_owned()),
+                    labels: Some(BTreeMap::from([
+                        (labels::DRILL.to_owned(), self.drill.clone()),
+                        (labels::ROLE.to_owned(), "lease".to_owned()),
+                        (labels::MANAGED_BY.to_owned(), labels::MANAGER.to_owned()),
+                    ])),
+                    ..ObjectMeta::default()
+                },
+                spec: Some(self.spec(0)),
+            };
+            if let Ok(lease) = self.call("take", name, self.api.create(&PostParams::default(), &fresh)).await? {
+                return Ok((lease, sent_us));
+            }
+            let Ok(found) = self.call("read", name, self.api.get(name)).await? else { continue };
+            let spec = found.spec.clone().unwrap_or_default();
+            let holder = spec.holder_identity.clone().unwrap_or_default();
+            let now_us = self.clock.now().mono_us;
+            let version = found.resource_version();
+            // Ours already: our own creation was applied though its answer was lost.
+            let ours = holder == self.holder;
+            let lives_us = i64::from(spec.lease_duration_seconds.unwrap_or(15)).saturating_mul(1_000_000);
+            match &seen {
+                _ if ours => {}
+                Some((before, since)) if *before == version => {
+                    if now_us - since < lives_us {
+                        tokio::time::sleep(Dur::from_millis(250).0).await;
+                        continue;
+                    }
+                }
+                // Renewed while we were looking: its drill lives.
+                Some(_) => {
+                    let holder = holder.split('/').next().unwrap_or_default().to_owned();
+                    return Err(LeaseError::Busy { what: name.to_owned(), holder });
+                }
+                None => {
+                    tracing::info!(lease = name, %holder, "waiting until the Lease runs out, unless its drill lives");
+                    seen = Some((version, now_us));
+                    continue;
+                }
+            }
+            let mut mine = found;
+            mine.metadata.labels = fresh.metadata.labels.clone();
+            mine.spec = Some(self.spec(spec.lease_transitions.unwrap_or(0).saturating_add(i32::from(!ours))));
+            let sent_us = self.clock.now().mono_us;
+            // The resourceVersion we read goes along, so of two who want it one gets it; the other looks again.
+            if let Ok(lease) = self.call("take", name, self.api.replace(name, &PostParams::default(), &mine)).await? {
+                return Ok((lease, sent_us));
+            }
+        }
+    }
+
+    /// Renews all. Called in the background; also after a sleep, to learn whether they are still ours.
+    ///
+    /// # Errors
+    /// [`LeaseError::Lost`] when one was taken over, for good; [`LeaseError::Api`] when the API server did not answer.
+    pub async fn renew(&self) -> Result<(), LeaseError> {
+        let mut held = self.held.lock().await;
+        let mut oldest_us = i64::MAX;
+        for (name, lease) in held.iter_mut() {
+            if let Some(spec) = &mut lease.spec {
+                spec.renew_time = self.spec(0).renew_time;
+            }
+            let sent_us = self.clock.now().mono_us;
+            let answer = self.call("renew", name, self.api.replace(name, &PostParams::default(), lease)).await?;
+            let renewed = match answer {
+                Ok(lease) => Ok(lease),
+                // Our own renewal may have been applied though its answer was lost.
+                Err(_) => match self.call("read", name, self.api.get(name)).await? {
+                    Ok(found) if found.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) == Some(&self.holder) => Ok(found),
+                    Ok(found) => Err(format!("was taken over by {}", found.spec.and_then(|s| s.holder_identity).unwrap_or_default())),
+                    Err(_) => Err("was deleted".to_owned()),
+                },
+            };
+            match renewed {
+                Ok(renewed) => *lease = renewed,
+                Err(detail) => {
+                    let error = LeaseError::Lost { name: name.clone(), detail };
+                    self.lost.send_replace(Some(error.clone()));
+                    return Err(error);
+                }
+            }
+            oldest_us = oldest_us.min(sent_us);
+        }
+        if held.is_empty() {
+            oldest_us = self.clock.now().mono_us;
+        }
+        let until = self.until(oldest_us);
+        self.valid_until_us.send_modify(|valid| *valid = until.max(*valid));
+        Ok(())
+    }
+
+    /// Renews until cancelled or until the Leases are lost for good.
+    pub async fn keep(self, cancelled: tokio_util::sync::CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = cancelled.cancelled() => return,
+                () = tokio::time::sleep(self.duration.0 / 4) => {}
+            }
+            match self.renew().await {
+                Err(LeaseError::Lost { .. }) => return,
+                Err(error) => tracing::warn!(%error, "the Leases could not be renewed"),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// May this runner act now?
+    ///
+    /// # Errors
+    /// The Leases were taken over (for good), or have run out and could not be renewed in time.
+    pub fn check(&self) -> Result<(), LeaseError> {
+        if let Some(error) = self.lost.borrow().clone() {
+            return Err(error);
+        }
+        if self.clock.now().mono_us >= *self.valid_until_us.borrow() {
+            return Err(LeaseError::Lost { name: self.names(), detail: "has run out without being renewed".to_owned() });
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> String {
+        self.held.try_lock().map_or_else(|_| "of the drill".to_owned(), |held| held.keys().cloned().collect::<Vec<_>>().join(", "))
+    }
+
+    /// Resolves when the Leases are lost for good.
+    pub async fn lost(&self) -> LeaseError {
+        let mut lost = self.lost.subscribe();
+        match lost.wait_for(Option::is_some).await.map(|error| error.clone()) {
+            Ok(Some(error)) => error,
+            // The sender lives as long as self; there is nothing to wait for otherwise.
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Deletes the Leases that are still ours.
+    ///
+    /// # Errors
+    /// One could not be deleted; it will run out by itself, but stays as an object.
+    pub async fn give_back(&self) -> Result<(), LeaseError> {
+        let mut held = self.held.lock().await;
+        let mut failed = None;
+        while let Some((name, lease)) = held.pop_first() {
+            let params = DeleteParams {
+                preconditions: Some(Preconditions { uid: lease.uid(), resource_version: lease.resource_version() }),
+                ..DeleteParams::default()
+            };
+            match self.call("give back", &name, self.api.delete(&name, &params)).await {
+                // Gone, or no longer ours: nothing to give back.
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        self.valid_until_us.send_replace(i64::MIN);
+        failed.map_or(Ok(()), Err)
+    }
+}

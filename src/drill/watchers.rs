@@ -1,0 +1,147 @@
+//! What is watched beside the steps: signals, the inbox, `abortIf`, the time limit, the Leases.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{
+    executor::Drill,
+    wait::{Stretch, Waited},
+};
+use crate::scenario::types::{Dur, ProbeState};
+
+/// How often the inbox is read.
+const INBOX_EVERY: Duration = Duration::from_secs(1);
+
+impl Drill {
+    /// Starts a task that ends with the drill.
+    pub(super) async fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let over = self.over.clone();
+        self.tasks.lock().await.spawn(async move {
+            tokio::select! {
+                biased;
+                () = over.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    pub(super) async fn spawn_watchers(self: &Arc<Self>) {
+        let drill = Arc::clone(self);
+        self.spawn(async move { drill.watch_signals().await }).await;
+        let drill = Arc::clone(self);
+        self.spawn(async move { drill.watch_inbox().await }).await;
+        let drill = Arc::clone(self);
+        self.spawn(async move { drill.watch_conditions().await }).await;
+        let drill = Arc::clone(self);
+        self.spawn(async move {
+            tokio::time::sleep(drill.plan.limits.duration.0).await;
+            let limit = drill.plan.limits.duration;
+            drill.request_abort("limits.duration", &format!("the drill has taken longer than {limit}")).await;
+        })
+        .await;
+        let drill = Arc::clone(self);
+        self.spawn(async move {
+            let error = drill.fence.lost().await;
+            drill.request_abort("firedrill", &error.to_string()).await;
+        })
+        .await;
+        let (fence, over) = (self.fence.clone(), self.over.clone());
+        self.tasks.lock().await.spawn(fence.keep(over));
+    }
+
+    /// The first signal aborts and reverts; a second one skips the waiting afterwards, never the reverts.
+    async fn watch_signals(&self) {
+        let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+            tracing::warn!("signals cannot be handled here; use `firedrill abort {}`", self.name);
+            return;
+        };
+        loop {
+            let which = tokio::select! {
+                biased;
+                _ = int.recv() => "SIGINT",
+                _ = term.recv() => "SIGTERM",
+            };
+            if self.state().abort.is_some() {
+                tracing::warn!("{which} again: the reverts are never skipped; what is not a revert is");
+                self.hurry.cancel();
+            } else {
+                self.request_abort(which, "asked to stop").await;
+            }
+        }
+    }
+
+    async fn watch_inbox(&self) {
+        loop {
+            tokio::time::sleep(INBOX_EVERY).await;
+            let items = match self.inbox.read().await {
+                Ok(items) => items,
+                Err(error) => {
+                    tracing::debug!(%error, "the inbox cannot be read");
+                    continue;
+                }
+            };
+            if let Some(item) = items.get("abort") {
+                self.request_abort(&item.by, if item.remark.is_empty() { "firedrill abort" } else { &item.remark }).await;
+            }
+            for key in self.acks.deliver(&items).await {
+                // Read and kept here; if it cannot be taken away it would only be read again.
+                if let Err(error) = self.inbox.take(&key).await {
+                    tracing::debug!(%error, "the inbox cannot be emptied");
+                }
+            }
+        }
+    }
+
+    /// `abortIf`, from the first step to the end of the steps.
+    async fn watch_conditions(&self) {
+        let conditions = &self.plan.abort_if;
+        if conditions.is_empty() {
+            return;
+        }
+        let mut stretches: Vec<Stretch> = conditions.iter().map(|_| Stretch::default()).collect();
+        let mut board = self.board();
+        loop {
+            let state = self.state();
+            if state.steps_ended || state.abort.is_some() {
+                return;
+            }
+            if !state.steps.is_empty() {
+                let now_us = self.clock.now().mono_us;
+                let look = board.borrow_and_update().clone();
+                let fired = conditions.iter().zip(&mut stretches).find_map(|(condition, stretch)| {
+                    let wanted = [(condition.probe.as_str(), condition.state)];
+                    stretch.look(&look, &wanted, condition.hold, now_us).then_some(condition)
+                });
+                if let Some(condition) = fired {
+                    let why = format!("{} was {} for {}", condition.probe, condition.state, condition.hold);
+                    self.request_abort("abortIf", &why).await;
+                    return;
+                }
+            }
+            tokio::select! {
+                biased;
+                Ok(()) = board.changed() => {}
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+        }
+    }
+
+    /// As `wait_for`, but goes on after an abort, until a second signal or the loss of the Leases.
+    pub(super) async fn wait_for_even_aborted(&self, wanted: &[(&str, ProbeState)], hold: Dur, timeout: Dur) -> Waited {
+        let mut stretch = Stretch::default();
+        let deadline = tokio::time::Instant::now() + timeout.0;
+        loop {
+            if stretch.look(&self.board().borrow(), wanted, hold, self.clock.now().mono_us) {
+                return Waited::Met;
+            }
+            tokio::select! {
+                biased;
+                () = self.hurry.cancelled() => return Waited::Aborted,
+                _ = self.fence.lost() => return Waited::Aborted,
+                () = tokio::time::sleep_until(deadline) => return Waited::TimedOut,
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Changing a field of an object so that it can be undone: the object is marked with the drill while the change holds, and
+//! nothing is written against a state that was not looked at.
+
+use std::{fmt::Debug, time::Duration};
+
+use kube::{
+    Resource, ResourceExt as _,
+    api::{Patch, PatchParams},
+    core::NamespaceResourceScope,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{FaultCx, FaultError};
+use crate::{clock::Stamp, cluster::named, labels};
+
+/// How often a write is tried again when somebody else has written in between.
+const CONFLICTS: usize = 8;
+/// How often a proof is looked for.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What to do with an object as it is now.
+pub(super) enum Decision<T> {
+    /// Merge-patch it with this; then the value is the outcome.
+    Patch(Value, T),
+    /// Nothing to write.
+    Done(T),
+}
+
+/// Reads an object, decides, and writes, all against the same resourceVersion; `None` when it does not exist (any more) or is
+/// another one of the same name.
+///
+/// # Errors
+/// The API server, or an object that is written to all the time.
+pub(super) async fn change<K, T>(
+    cx: &FaultCx,
+    (namespace, name, uid): (&str, &str, &str),
+    mut decide: impl FnMut(&K) -> Result<Decision<T>, FaultError>,
+) -> Result<Option<T>, FaultError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let what = format!("change {}", named(&K::kind(&()), namespace, name));
+    let api = cx.cluster.api::<K>(namespace);
+    for _ in 0..CONFLICTS {
+        let Some(now) = cx.cluster.get_opt::<K>(namespace, name).await? else { return Ok(None) };
+        if now.uid().as_deref() != Some(uid) {
+            return Ok(None);
+        }
+        let (mut patch, outcome) = match decide(&now)? {
+            Decision::Done(outcome) => return Ok(Some(outcome)),
+            Decision::Patch(patch, outcome) => (patch, outcome),
+        };
+        patch["metadata"]["resourceVersion"] = Value::from(now.resource_version());
+        patch["metadata"]["uid"] = Value::from(uid);
+        let params = PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() };
+        match cx.cluster.call(&what, api.patch_metadata(name, &params, &Patch::Merge(&patch))).await {
+            Ok(_) => return Ok(Some(outcome)),
+            Err(error) if error.is_conflict() => {}
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(FaultError::failed(what, "others write to it all the time"))
+}
+
+/// The drill that an object is marked with, if any.
+pub(super) fn marked_by<K: Resource>(object: &K) -> Option<&str> {
+    object.meta().annotations.as_ref()?.get(labels::FAULT).map(String::as_str)
+}
+
+/// A patch that marks the object with the drill.
+pub(super) fn mark(drill: &str) -> Value {
+    serde_json::json!({"metadata": {"annotations": {labels::FAULT: drill}}})
+}
+
+/// A patch that takes the mark away.
+pub(super) fn unmark() -> Value {
+    serde_json::json!({"metadata": {"annotations": {labels::FAULT: null}}})
+}
+
+/// Refuses an object that another drill has changed.
+pub(super) fn refuse_foreign<K>(cx: &FaultCx, object: &K, what: &str) -> Result<(), FaultError>
+where
+    K: Resource,
+{
+    match marked_by(object) {
+        Some(other) if other != cx.drill => {
+            Err(FaultError::failed(what, format!("drill {other} has changed it; undo that first: firedrill revert {other}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Looks again and again until a proof is there.
+///
+/// # Errors
+/// It is not there within the limit. Errors of the look itself are no proof of anything and are looked past.
+pub(super) async fn until<F>(cx: &FaultCx, what: &str, limit: Duration, mut look: impl FnMut() -> F) -> Result<(Stamp, String), FaultError>
+where
+    F: Future<Output = Result<Result<String, String>, FaultError>>,
+{
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        let seen = match look().await {
+            Ok(Ok(proof)) => return Ok((cx.clock.now(), proof)),
+            Ok(Err(seen)) => seen,
+            Err(error) => error.to_string(),
+        };
+        if tokio::time::Instant::now() >= deadline {
+            return Err(FaultError::NotSeen { what: what.to_owned(), after: limit, seen });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

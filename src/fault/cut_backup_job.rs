@@ -1,0 +1,299 @@
+//! `cutBackupJob`: a backup job that never starts (`suspend`), is killed in the middle (`killRunning`), or says that it has
+//! succeeded and has copied nothing (`empty`).
+
+use std::time::Duration;
+
+use k8s_openapi::api::{
+    batch::v1::{CronJob, Job},
+    core::v1::{Container, Pod},
+};
+use kube::{
+    ResourceExt as _,
+    api::{DeleteParams, Preconditions, PropagationPolicy},
+};
+
+use super::{
+    ContainerCommand, CronJobChange, FaultCx, FaultError, Prepared, Undo,
+    change::{Decision, change, mark, marked_by, refuse_foreign, unmark, until},
+};
+use crate::{
+    clock::Stamp,
+    journal::{RevertResult, TouchedObject},
+    plan::ResolvedObject,
+    scenario::types::{CutBackupJob, CutHow, Dur, FaultSpec},
+};
+
+/// What `empty` puts in place of every container's command: it succeeds and does nothing.
+const STAND_IN: &str = "true";
+
+/// An undo taken apart.
+struct Cut<'a> {
+    id: (&'a str, &'a str, &'a str),
+    change: &'a CronJobChange,
+}
+
+fn parts(undo: &Undo) -> Result<Cut<'_>, FaultError> {
+    match undo {
+        Undo::CronJob { namespace, name, uid, change } => Ok(Cut { id: (namespace, name, uid), change }),
+        _ => Err(FaultError::NotBuilt),
+    }
+}
+
+fn is_suspended(cron: &CronJob) -> bool {
+    cron.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false)
+}
+
+fn containers(cron: &CronJob) -> &[Container] {
+    cron.spec.as_ref().and_then(|s| s.job_template.spec.as_ref()).and_then(|j| j.template.spec.as_ref()).map_or(&[], |p| &p.containers)
+}
+
+fn commands(cron: &CronJob) -> Vec<ContainerCommand> {
+    containers(cron)
+        .iter()
+        .map(|c| ContainerCommand { container: c.name.clone(), command: c.command.clone(), args: c.args.clone() })
+        .collect()
+}
+
+fn stand_ins(before: &[ContainerCommand]) -> Vec<ContainerCommand> {
+    before
+        .iter()
+        .map(|c| ContainerCommand { container: c.container.clone(), command: Some(vec![STAND_IN.to_owned()]), args: None })
+        .collect()
+}
+
+/// A merge patch that sets the containers' commands. A merge patch replaces a list whole, so all of each container goes along as
+/// it was read; the resourceVersion that goes along too refuses it if anything has changed since.
+fn with_commands(cron: &CronJob, wanted: &[ContainerCommand]) -> serde_json::Value {
+    let mut all = containers(cron).to_vec();
+    for container in &mut all {
+        if let Some(wanted) = wanted.iter().find(|w| w.container == container.name) {
+            container.command.clone_from(&wanted.command);
+            container.args.clone_from(&wanted.args);
+        }
+    }
+    serde_json::json!({"jobTemplate": {"spec": {"template": {"spec": {"containers": all}}}}})
+}
+
+pub(super) async fn prepare(cx: &FaultCx, spec: &CutBackupJob, targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
+    let [target] = targets else {
+        return Err(FaultError::failed("cut the backup job", format!("the target must be one CronJob and is {}", targets.len())));
+    };
+    let (namespace, name, uid) = (target.namespace.clone(), target.name.clone(), target.uid.clone());
+    let called = format!("cut CronJob {namespace}/{name}");
+    let found = cx.cluster.get_opt::<CronJob>(&namespace, &name).await?.filter(|c| c.uid().as_deref() == Some(&uid));
+    let Some(cron) = found else { return Err(FaultError::failed(called, "it is no longer there")) };
+    refuse_foreign(cx, &cron, &called)?;
+    let mut objects =
+        vec![TouchedObject { kind: "CronJob".to_owned(), namespace: namespace.clone(), name: name.clone(), uid: uid.clone() }];
+    let change = match spec.how {
+        CutHow::Suspend if is_suspended(&cron) => {
+            return Err(FaultError::failed(called, "it is suspended already: nothing would change"));
+        }
+        CutHow::Suspend => CronJobChange::Suspended { before: false },
+        CutHow::Empty => CronJobChange::Emptied { before: commands(&cron) },
+        CutHow::KillRunning => {
+            let Some(job) = running(cx, &namespace, &uid).await? else {
+                return Err(FaultError::failed(called, "no Job of it is running: let the step wait for one with `when`"));
+            };
+            let (name, uid) = (job.name_any(), job.uid().unwrap_or_default());
+            objects = vec![TouchedObject { kind: "Job".to_owned(), namespace: namespace.clone(), name: name.clone(), uid: uid.clone() }];
+            CronJobChange::JobKilled { job: name, uid }
+        }
+    };
+    Ok(Prepared { undo: Undo::CronJob { namespace, name, uid, change }, objects })
+}
+
+/// The youngest running Job of a CronJob.
+async fn running(cx: &FaultCx, namespace: &str, cron_uid: &str) -> Result<Option<Job>, FaultError> {
+    let jobs = cx.cluster.list_all(&cx.cluster.api::<Job>(namespace), None, &format!("list Jobs in {namespace}")).await?;
+    let mut running: Vec<Job> = jobs
+        .into_iter()
+        .filter(|job| job.owner_references().iter().any(|o| o.uid == cron_uid))
+        .filter(|job| job.status.as_ref().is_some_and(|s| s.active.unwrap_or(0) > 0) && job.metadata.deletion_timestamp.is_none())
+        .collect();
+    running.sort_by_key(|job| (job.creation_timestamp().map(|t| t.0), job.name_any()));
+    Ok(running.pop())
+}
+
+/// Waits for the moment of the Job's run at which it is to be killed.
+pub(super) async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), FaultError> {
+    let (Some(after), CronJobChange::JobKilled { job, .. }) = (spec.cut_backup_job.as_ref().and_then(|c| c.after), parts(undo)?.change)
+    else {
+        return Ok(());
+    };
+    let namespace = parts(undo)?.id.0;
+    let Some(found) = cx.cluster.get_opt::<Job>(namespace, job).await? else { return Ok(()) };
+    let Some(started) = found.status.and_then(|s| s.start_time) else { return Ok(()) };
+    let ran_us = cx.clock.now().wall_us.saturating_sub(started.0.as_microsecond()).max(0);
+    let left = after.as_micros().saturating_sub(ran_us.unsigned_abs());
+    tokio::time::sleep(Dur::from_micros(left).0).await;
+    Ok(())
+}
+
+pub(super) async fn inject(cx: &FaultCx, undo: &Undo) -> Result<(Stamp, Stamp), FaultError> {
+    let cut = parts(undo)?;
+    let called = format!("cut CronJob {}/{}", cut.id.0, cut.id.1);
+    let start = cx.clock.now();
+    if let CronJobChange::JobKilled { job, uid } = cut.change {
+        kill(cx, cut.id.0, job, uid).await?;
+        return Ok((start, cx.clock.now()));
+    }
+    let done = change::<CronJob, ()>(cx, cut.id, |now| {
+        refuse_foreign(cx, now, &called)?;
+        let ours = marked_by(now).is_some();
+        let mut patch = mark(&cx.drill);
+        match cut.change {
+            CronJobChange::Suspended { .. } if is_suspended(now) && ours => return Ok(Decision::Done(())),
+            CronJobChange::Suspended { .. } if is_suspended(now) => {
+                return Err(FaultError::failed(&called, "others have suspended it meanwhile"));
+            }
+            CronJobChange::Suspended { .. } => patch["spec"]["suspend"] = true.into(),
+            CronJobChange::Emptied { before } if ours && commands(now) == stand_ins(before) => return Ok(Decision::Done(())),
+            CronJobChange::Emptied { before } if commands(now) == *before => patch["spec"] = with_commands(now, &stand_ins(before)),
+            CronJobChange::Emptied { .. } => return Err(FaultError::failed(&called, "others have changed its command meanwhile")),
+            CronJobChange::JobKilled { .. } => return Ok(Decision::Done(())),
+        }
+        Ok(Decision::Patch(patch, ()))
+    })
+    .await?;
+    done.map(|()| (start, cx.clock.now())).ok_or_else(|| FaultError::failed(called, "it is no longer there"))
+}
+
+/// Deletes a Job and kills its pods without grace, all at once, so that it cannot finish.
+async fn kill(cx: &FaultCx, namespace: &str, job: &str, uid: &str) -> Result<(), FaultError> {
+    let params = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Background),
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    let what = format!("delete Job {namespace}/{job}");
+    match cx.cluster.call(&what, cx.cluster.api::<Job>(namespace).delete(job, &params)).await {
+        Err(error) if !error.is_not_found() && !error.is_conflict() => return Err(error.into()),
+        _ => {}
+    }
+    for pod in pods_of(cx, namespace, uid).await? {
+        let name = pod.name_any();
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match cx.cluster.call(format!("delete pod {namespace}/{name}"), cx.cluster.api::<Pod>(namespace).delete(&name, &params)).await {
+            Err(error) if !error.is_not_found() && !error.is_conflict() => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn pods_of(cx: &FaultCx, namespace: &str, job_uid: &str) -> Result<Vec<Pod>, FaultError> {
+    let selector = format!("batch.kubernetes.io/controller-uid={job_uid}");
+    Ok(cx.cluster.list_all(&cx.cluster.api::<Pod>(namespace), Some(&selector), &format!("list pods in {namespace}")).await?)
+}
+
+/// Whether a Job and its pods are gone; else what is left.
+async fn job_left(cx: &FaultCx, namespace: &str, job: &str, uid: &str) -> Result<Option<String>, FaultError> {
+    let found = cx.cluster.get_opt::<Job>(namespace, job).await?.filter(|j| j.uid().as_deref() == Some(uid));
+    if found.is_some() {
+        return Ok(Some(format!("Job {namespace}/{job} is still there")));
+    }
+    let pods = pods_of(cx, namespace, uid).await?;
+    Ok(pods.first().map(|pod| format!("pod {namespace}/{} is still there", pod.name_any())))
+}
+
+pub(super) async fn effective(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, String), FaultError> {
+    let cut = parts(undo)?;
+    until(cx, "that the backup job is cut", limit, || async {
+        if let CronJobChange::JobKilled { job, uid } = cut.change {
+            return Ok(match job_left(cx, cut.id.0, job, uid).await? {
+                None => Ok(format!("Job {job} and its pods are gone")),
+                Some(left) => Err(left),
+            });
+        }
+        Ok(match broken(cx, &cut).await? {
+            None if matches!(cut.change, CronJobChange::Suspended { .. }) => Ok("it is suspended".to_owned()),
+            None => Ok(format!("its command is `{STAND_IN}`: it succeeds and copies nothing")),
+            Some(how) => Err(how),
+        })
+    })
+    .await
+}
+
+/// How the change does not hold (any more), if it does not.
+async fn broken(cx: &FaultCx, cut: &Cut<'_>) -> Result<Option<String>, FaultError> {
+    let Some(now) = cx.cluster.get_opt::<CronJob>(cut.id.0, cut.id.1).await?.filter(|c| c.uid().as_deref() == Some(cut.id.2)) else {
+        return Ok(Some("the CronJob is gone".to_owned()));
+    };
+    Ok(match cut.change {
+        CronJobChange::Suspended { .. } => (!is_suspended(&now)).then(|| "others have resumed the CronJob".to_owned()),
+        CronJobChange::Emptied { before } => {
+            (commands(&now) != stand_ins(before)).then(|| "others have changed the CronJob's command".to_owned())
+        }
+        CronJobChange::JobKilled { .. } => None,
+    })
+}
+
+pub(super) async fn holds(cx: &FaultCx, undo: &Undo) -> Result<Option<String>, FaultError> {
+    broken(cx, &parts(undo)?).await
+}
+
+pub(super) async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String), FaultError> {
+    let cut = parts(undo)?;
+    if matches!(cut.change, CronJobChange::JobKilled { .. }) {
+        return Ok((RevertResult::Nothing, "the CronJob starts the next Job by itself".to_owned()));
+    }
+    let done = change::<CronJob, _>(cx, cut.id, |now| {
+        let ours = marked_by(now) == Some(&cx.drill);
+        let superseded = |why: &str| (RevertResult::Superseded, format!("{why}; left so"));
+        Ok(match cut.change {
+            CronJobChange::Suspended { before } => match (ours, is_suspended(now)) {
+                (true, true) => {
+                    let mut patch = unmark();
+                    patch["spec"]["suspend"] = (*before).into();
+                    Decision::Patch(patch, (RevertResult::Reverted, "it is no longer suspended".to_owned()))
+                }
+                (true, false) => Decision::Patch(unmark(), superseded("others have resumed it")),
+                (false, true) => Decision::Done(superseded("others have suspended it")),
+                (false, false) => Decision::Done((RevertResult::Nothing, "it is not suspended".to_owned())),
+            },
+            CronJobChange::Emptied { before } if ours && commands(now) == stand_ins(before) => {
+                let mut patch = unmark();
+                patch["spec"] = with_commands(now, before);
+                Decision::Patch(patch, (RevertResult::Reverted, "its command is as before".to_owned()))
+            }
+            CronJobChange::Emptied { .. } if ours => Decision::Patch(unmark(), superseded("others have changed its command")),
+            CronJobChange::Emptied { before } if commands(now) == *before => {
+                Decision::Done((RevertResult::Nothing, "its command is as before".to_owned()))
+            }
+            CronJobChange::Emptied { .. } => Decision::Done(superseded("others have changed its command")),
+            CronJobChange::JobKilled { .. } => Decision::Done((RevertResult::Nothing, String::new())),
+        })
+    })
+    .await?;
+    Ok(done.unwrap_or((RevertResult::TargetGone, "the CronJob is gone".to_owned())))
+}
+
+pub(super) async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, String), FaultError> {
+    let cut = parts(undo)?;
+    until(cx, "that the backup job is as before", limit, || async {
+        if let CronJobChange::JobKilled { job, uid } = cut.change {
+            return Ok(match job_left(cx, cut.id.0, job, uid).await? {
+                None => Ok(format!("nothing of Job {job} is left")),
+                Some(left) => Err(left),
+            });
+        }
+        let found = cx.cluster.get_opt::<CronJob>(cut.id.0, cut.id.1).await?.filter(|c| c.uid().as_deref() == Some(cut.id.2));
+        let Some(now) = found else { return Ok(Ok("the CronJob is gone".to_owned())) };
+        let as_before = match cut.change {
+            CronJobChange::Suspended { before } => is_suspended(&now) == *before,
+            CronJobChange::Emptied { before } => commands(&now) == *before,
+            CronJobChange::JobKilled { .. } => true,
+        };
+        Ok(match (as_before, marked_by(&now) == Some(&cx.drill)) {
+            (true, false) => Ok("the CronJob is as before and carries no mark".to_owned()),
+            (_, true) => Err("it still carries the drill's mark".to_owned()),
+            (false, false) => Err("it is not as before".to_owned()),
+        })
+    })
+    .await
+}
