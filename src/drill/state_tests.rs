@@ -169,7 +169,7 @@ fn a_failed_revert_is_never_clean_and_is_tried_again_by_the_next_runner() {
 #[test]
 fn what_cannot_follow_is_refused() {
     let mut state = started();
-    let undo = Undo::Owner { owners: vec![] };
+    let undo = Undo::Deleted { pods: vec![], owners: vec![] };
     let intent = Event::Intent { fault: 0, step: "1".to_owned(), undo: Box::new(undo), objects: vec![] };
     assert!(state.clone().apply(&intent).unwrap_err().detail.contains("without Leases"));
     state.apply(&Event::Confirmed { by: String::new() }).unwrap();
@@ -179,7 +179,8 @@ fn what_cannot_follow_is_refused() {
     assert!(state.clone().apply(&Event::Ended { clean: true, at: stamp(0) }).is_err(), "clean with a fault not reverted");
     assert!(state.clone().apply(&Event::Gone { fault: 7, at: stamp(0), proof: String::new() }).is_err(), "a fault nobody intended");
     state.apply(&Event::AbortRequested { by: String::new(), reason: String::new() }).unwrap();
-    let second = Event::Intent { fault: 2, step: "3".to_owned(), undo: Box::new(Undo::Owner { owners: vec![] }), objects: vec![] };
+    let second =
+        Event::Intent { fault: 2, step: "3".to_owned(), undo: Box::new(Undo::Deleted { pods: vec![], owners: vec![] }), objects: vec![] };
     assert!(state.apply(&second).is_err(), "an intent after the abort");
 }
 

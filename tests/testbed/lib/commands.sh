@@ -26,6 +26,7 @@ testbed: a real Kubernetes cluster, with a real database and monitoring, on one 
 
 Every command takes --cluster NAME (default main): clusters of different names run beside one another.
 State: ${FIREDRILL_TESTBED_STATE:-/tmp/firedrill-testbed}/NAME; cache: ${XDG_CACHE_HOME:-~/.cache}/firedrill/testbed.
+FIREDRILL_TESTBED_NO_BUILD=1: `up` takes the images as they were last built, without a look at what they are made of.
 TEXT
 }
 
@@ -91,6 +92,10 @@ ensure_built() {
 # every edit, and minutes of compiling have no place in `up`. It is put on the nodes if it is that of the present sources.
 up_images() {
   declare -F images_build >/dev/null || return 0
+  if [ -n "${FIREDRILL_TESTBED_NO_BUILD:-}" ]; then
+    say "  images as they were last built (FIREDRILL_TESTBED_NO_BUILD is set)"
+    return 0
+  fi
   local name names=()
   for name in $(image_names); do [ "$name" = firedrill ] || names+=("$name"); done
   images_build "${names[@]}" || return 1
@@ -249,7 +254,7 @@ SH
 
 # A scenario is portable, its environment is not: each cluster is another one, with a uid of its own.
 cmd_environment() {
-  need_up
+  [ -f "$KUBECONFIG_FILE" ] || die "cluster '$CLUSTER' is not up; start it with: testbed up --cluster $CLUSTER"
   local uid
   uid=$(kubectl get namespace kube-system --output 'jsonpath={.metadata.uid}') || die "cluster '$CLUSTER' does not say who it is"
   cat <<YAML
