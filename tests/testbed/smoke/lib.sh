@@ -82,10 +82,13 @@ pod_is_running() { equal "$(kubectl get pod --namespace "$1" "$2" --output 'json
 pod_is_ready() { equal "$(kubectl get pod --namespace "$1" "$2" --output 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')" True; }
 node_is() { equal "$(kubectl get node "$1" --output 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')" "$2"; }
 
+# end_all_clusters: also those whose `up` still runs, because its test took too long.
 end_all_clusters() {
   local dir
   for dir in "$STATE_ROOT"/smoke*/; do
-    [ -f "$dir/index" ] && "$TESTBED" down --cluster "$(basename "$dir")" >/dev/null
+    [ -f "$dir/index" ] || continue
+    STATE=${dir%/} marked_processes | xargs -r kill -KILL 2>/dev/null
+    "$TESTBED" down --cluster "$(basename "$dir")" >/dev/null
   done
   return 0
 }
