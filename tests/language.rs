@@ -473,6 +473,21 @@ fn warnings_leave_the_scenario_usable() {
 }
 
 #[test]
+fn too_many_are_counted_and_never_change_the_outcome() {
+    let many: Vec<String> = (0..1500).map(|i| format!("p{i}: 1")).collect();
+    let (unused, _) = text("parameters", &format!("  parameters: {{rto: 60s, {}}}", many.join(", ")));
+    let warned = checked(&unused);
+    assert!(warned.scenario.is_some());
+    assert_eq!(warned.diagnostics.len(), 201);
+    assert_eq!(warned.diagnostics.last().unwrap().message, "1300 more are not shown");
+    assert!(of(&warned.diagnostics, Severity::Mistake).is_empty());
+    // The one mistake among them is kept and shown.
+    let wrong = checked(&unused.replace("after: lose", "after: loose"));
+    assert!(wrong.scenario.is_none());
+    assert!(wrong.diagnostics.iter().any(|d| d.message.starts_with("step `loose` does not exist")));
+}
+
+#[test]
 fn the_cadence_a_warning_names_decides_the_target() {
     let (slow, _) = text("objectives", "  objectives:\n    - recoveryTime: {probe: slow, after: lose, within: \"${rto}\"}");
     let help = checked(&slow).diagnostics[0].help.clone().unwrap();

@@ -6,6 +6,8 @@ use miette::{LabeledSpan, MietteError, MietteSpanContents, SourceCode, SourceSpa
 
 /// Most mistakes and warnings kept of one file; the rest is counted.
 pub const MAX_SHOWN: usize = 200;
+/// How many are gathered before the rest is only counted: a file of nothing but mistakes takes no longer than another.
+const MAX_GATHERED: usize = 1000;
 /// Lines longer than this are cut around the place when shown, in bytes.
 const LONG_LINE: usize = 240;
 
@@ -258,11 +260,14 @@ pub fn render(list: &[Diagnostic], color: bool) -> String {
 pub(crate) struct Gather {
     pub(crate) source: Arc<Source>,
     list: Vec<Diagnostic>,
+    /// Counted and not kept.
+    more: usize,
+    mistakes: usize,
 }
 
 impl Gather {
     pub(crate) fn new(source: Arc<Source>) -> Self {
-        Self { source, list: Vec::new() }
+        Self { source, list: Vec::new(), more: 0, mistakes: 0 }
     }
 
     /// Adds a mistake and gives it back for a help or another place.
@@ -280,12 +285,23 @@ impl Gather {
     }
 
     fn add(&mut self, severity: Severity, span: Option<Span>, message: String) -> Added<'_> {
+        let first_mistake = severity == Severity::Mistake && self.mistakes == 0;
+        self.mistakes += usize::from(severity == Severity::Mistake);
+        if self.is_full() && !first_mistake {
+            self.more += 1;
+            return Added(None);
+        }
         self.list.push(Diagnostic { severity, span, message, help: None, also: Vec::new(), source: Arc::clone(&self.source) });
         Added(self.list.last_mut())
     }
 
+    /// Whether what is added is only counted from here on.
+    pub(crate) fn is_full(&self) -> bool {
+        self.list.len() >= MAX_GATHERED
+    }
+
     pub(crate) fn mistakes(&self) -> usize {
-        self.list.iter().filter(|d| d.severity == Severity::Mistake).count()
+        self.mistakes
     }
 
     /// In the order of the file; too many are counted instead of shown.
@@ -295,10 +311,18 @@ impl Gather {
         if self.list.len() > MAX_SHOWN {
             // Mistakes before warnings, so that cutting never turns a wrong file into a right one.
             self.list.sort_by_key(|d| d.severity);
-            let more = self.list.len() - MAX_SHOWN;
+            let more = self.list.len() - MAX_SHOWN + self.more;
             self.list.truncate(MAX_SHOWN);
             self.list.sort_by_key(|d| d.span);
-            self.whole(format!("{more} more are not shown"));
+            self.more = 0;
+            self.list.push(Diagnostic {
+                severity: if self.mistakes > 0 { Severity::Mistake } else { Severity::Warning },
+                span: None,
+                message: format!("{more} more are not shown"),
+                help: None,
+                also: Vec::new(),
+                source: Arc::clone(&self.source),
+            });
         }
         self.list
     }

@@ -269,6 +269,10 @@ impl<'a> Walk<'a, '_> {
 
     fn unknown_key(&mut self, key: &Key, properties: &Map<String, Json>, place: &Place<'_>) {
         let shown = crate::scenario::diag::clip(&key.text);
+        if self.gather.is_full() {
+            self.gather.mistake(key.span, "unknown key");
+            return;
+        }
         let possible = || properties.keys().map(String::as_str);
         let (message, first) = match nearest(&key.text, possible()) {
             Some(near) => (format!("unknown key `{shown}` in {}: did you mean `{near}`?", place.name), None),
