@@ -7,7 +7,7 @@
 mod stages;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -59,10 +59,16 @@ struct Shared {
     dialer: Dialer,
     clock: Clock,
     stages: Mutex<Stages>,
+    /// Why Prometheus or the receiver could not be asked just now, if so.
+    blind: Mutex<Option<String>>,
     out: mpsc::Sender<Seen>,
 }
 
 impl Shared {
+    fn blind(&self) -> MutexGuard<'_, Option<String>> {
+        self.blind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn tell(&self, with: impl FnOnce(&mut Stages) -> Vec<crate::journal::AlertSeen>) {
         let seen = with(&mut self.stages.lock().unwrap_or_else(PoisonError::into_inner));
         for alert in seen {
@@ -98,7 +104,7 @@ pub(super) fn take(
     let filters: Vec<String> = filters.map(|(k, v)| format!("filter={}", percent(&format!("{k}={}", quoted(v))))).collect();
     let url = base.join(&format!("/api/v2/alerts?active=true&silenced=true&inhibited=true&unprocessed=true&{}", filters.join("&")));
     let stages = Mutex::new(Stages::new(probe, spec));
-    let shared = Arc::new(Shared { url, dialer: dialer.clone(), clock: clock.clone(), stages, out: out.clone() });
+    let shared = Arc::new(Shared { url, dialer: dialer.clone(), clock: clock.clone(), stages, blind: Mutex::default(), out: out.clone() });
     let parse = |url: &Option<String>| url.as_deref().map(str::parse::<Url>).transpose();
     let prometheus = parse(&spec.prometheus)?.map(|base| base.join("/api/v1/alerts"));
     let receiver = parse(&spec.receiver)?;
@@ -120,7 +126,9 @@ async fn sample(shared: &Shared) -> Outcome {
     let complete = shared.clock.now();
     let outcome = stages::judge(&alerts);
     shared.tell(|stages| stages.alertmanager(&alerts, &send, &complete)).await;
-    outcome
+    // While one of the three cannot be asked, "it did not fire" and "it did not arrive" are not known.
+    let blind = shared.blind().clone();
+    blind.map_or(outcome, Outcome::unknown)
 }
 
 /// A label's value as Alertmanager's matchers take it.
@@ -142,6 +150,9 @@ impl Follower {
                 _ = ticks.tick() => {}
             }
             let (fired, received) = futures::join!(self.prometheus(), self.receiver(inbox.as_mut()));
+            let named =
+                |what: &str, asked: &Result<(), NetError>| asked.as_ref().err().map(|error| format!("{what} could not be asked: {error}"));
+            *self.shared.blind() = named("Prometheus", &fired).or(named("the alert receiver", &received));
             self.trouble("Prometheus", fired.err(), &mut prometheus_down).await;
             self.trouble("the alert receiver", received.err(), &mut receiver_down).await;
         }

@@ -204,3 +204,6 @@ impl Engine {
         Err(format!("{left} samplers did not stop in time and were ended"))
     }
 }
+
+#[cfg(test)]
+mod tests;
