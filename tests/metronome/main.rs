@@ -83,7 +83,7 @@ async fn clocks_an_hour_apart_measure_a_recovery_right() -> Result {
         // The fault is on the runner's clock: closing the port.
         let on_runner = |mono_us: i64| Stamp { mono_us: mono_us + shift, ..first.clone() };
         let (start, effective) = (on_runner(truth.closed.0), on_runner(truth.closed.1));
-        let undo = Box::new(Undo::Owner { owners: Vec::new() });
+        let undo = Box::new(Undo::Deleted { pods: Vec::new(), owners: Vec::new() });
         let fault = [
             Event::StepStarted { step: "1".to_owned(), start: start.clone() },
             Event::Intent { fault: 0, step: "1".to_owned(), undo, objects: Vec::new() },

@@ -109,7 +109,7 @@ impl Tape {
     pub(crate) fn intent(&mut self, fault: FaultId, step: &str, ms: i64) {
         self.push(ms - 5, Event::StepStarted { step: step.into(), start: at(ms - 5) });
         let object = TouchedObject { kind: "Pod".into(), namespace: "shop".into(), name: "orders-db-0".into(), uid: "u0".into() };
-        let undo = Box::new(Undo::Owner { owners: Vec::new() });
+        let undo = Box::new(Undo::Deleted { pods: Vec::new(), owners: Vec::new() });
         self.push(ms - 1, Event::Intent { fault, step: step.into(), undo, objects: vec![object] });
     }
 
