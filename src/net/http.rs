@@ -52,7 +52,10 @@ impl FromStr for Url {
         };
         let authority = uri.authority().ok_or_else(|| format!("`{text}` names no host"))?;
         if authority.as_str().contains('@') {
-            return Err(format!("`{}` holds a user or a password: the scenario is part of the evidence", uri.path()));
+            return Err(format!(
+                "the address of `{}` holds a user or a password, and the scenario is part of the evidence: take it out",
+                authority.host()
+            ));
         }
         let host = authority.host().to_owned();
         if host.is_empty() {

@@ -8,7 +8,7 @@ use firedrill::{
     agent::{Link, LinkSpec, Transport},
     clock::{Clock, Stamp},
     fault::Undo,
-    journal::Event,
+    journal::{Event, TouchedObject},
     plan::PlannedStep,
     probe::Observer,
     scenario::types::{Dur, FaultSpec, From, OnTarget, RecoveryTime, Step},
@@ -83,10 +83,11 @@ async fn clocks_an_hour_apart_measure_a_recovery_right() -> Result {
         // The fault is on the runner's clock: closing the port.
         let on_runner = |mono_us: i64| Stamp { mono_us: mono_us + shift, ..first.clone() };
         let (start, effective) = (on_runner(truth.closed.0), on_runner(truth.closed.1));
+        let port = TouchedObject { kind: "Port".to_owned(), namespace: String::new(), name: "http".to_owned(), uid: "1".to_owned() };
         let undo = Box::new(Undo::Deleted { pods: Vec::new(), owners: Vec::new() });
         let fault = [
             Event::StepStarted { step: "1".to_owned(), start: start.clone() },
-            Event::Intent { fault: 0, step: "1".to_owned(), undo, objects: Vec::new() },
+            Event::Intent { fault: 0, step: "1".to_owned(), undo, objects: vec![port] },
             Event::Injected { fault: 0, start: start.clone(), end: effective.clone() },
             Event::Effective { fault: 0, at: effective.clone(), proof: "the port is closed".to_owned() },
         ];
