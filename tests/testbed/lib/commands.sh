@@ -71,6 +71,7 @@ cmd_build() {
   CACHE_CHECK=full tools_build || exit 1
   CACHE_CHECK=full cluster_images_build || exit 1
   if declare -F images_build >/dev/null; then CACHE_CHECK=full images_build || exit 1; fi
+  store_build || exit 1
   cache_prune
   say "built in $(seconds_since "$start") s; the cache holds $(du -sh "$CACHE" | cut -f1)"
 }

@@ -35,7 +35,8 @@ need_disk() {
 }
 
 preflight_build() {
-  need_packages "$NEEDED_TO_BUILD"
+  need_root build # images are made with mounts
+  need_packages "$NEEDED_TO_BUILD $NEEDED_TO_RUN"
   need_go
   need_disk "$CACHE" "${NEED_CACHE_GIB:-8}" "a build"
 }

@@ -24,9 +24,9 @@ store_make() {
   truncate -s $((bytes * 3 + 268435456)) "$out"
   mkfs.ext4 -q -F -m 0 -O ^has_journal -E lazy_itable_init=1,nodiscard "$out" || return 1
   # A mount namespace of its own: nothing stays mounted should this be killed.
-  unshare --mount --pid --fork --kill-child --mount-proc bash "$TESTBED_DIR/lib/store.sh" fill "$out" "$out.tmp-mount" "$@" >"$LOG/store.log" 2>&1 || rc=$?
+  unshare --mount --pid --fork --kill-child --mount-proc bash "$TESTBED_DIR/lib/store.sh" fill "$out" "$out.tmp-mount" "$@" >"$CACHE/log/store.log" 2>&1 || rc=$?
   rmdir "$out.tmp-mount"
-  [ "$rc" = 0 ] || { warn "failed to unpack the images; the end of $LOG/store.log:"; tail -n 5 "$LOG/store.log" >&2; }
+  [ "$rc" = 0 ] || { warn "failed to unpack the images; the end of $CACHE/log/store.log:"; tail -n 5 "$CACHE/log/store.log" >&2; }
   return "$rc"
 }
 
@@ -56,15 +56,22 @@ TOML
   umount "$dir"
 }
 
-# store_attach: the store of all large images as a read-only block device; prints its name. The cluster holds a link to
-# the file of its own, so that the cache may let go of it, and `down` knows the device by its file.
-store_attach() {
-  local tars file
+# store_build: the store of all large images there are now, in the cache; sets STORE_FILE, or leaves it empty.
+store_build() {
+  local tars
+  STORE_FILE=
   mapfile -t tars < <(all_images | grep . | store_tars)
   [ ${#tars[@]} -gt 0 ] || return 0
-  cache_make images.ext4 "$(store_key "${tars[@]}")" store_make "${tars[@]}" >&2 || return 1
-  file=$(cache_path images.ext4 "$(store_key "${tars[@]}")")
-  ln "$file" "$STATE/images.ext4" 2>/dev/null || cp --sparse=always "$file" "$STATE/images.ext4" || return 1
+  cache_make images.ext4 "$(store_key "${tars[@]}")" store_make "${tars[@]}" || return 1
+  STORE_FILE=$(cache_path images.ext4 "$(store_key "${tars[@]}")")
+}
+
+# store_attach: the store as a read-only block device; prints its name. The cluster holds a link to the file of its own,
+# so that the cache may let go of it, and `down` knows the device by its file.
+store_attach() {
+  store_build >&2 || return 1
+  [ -n "$STORE_FILE" ] || return 0
+  ln "$STORE_FILE" "$STATE/images.ext4" 2>/dev/null || cp --sparse=always "$STORE_FILE" "$STATE/images.ext4" || return 1
   losetup --find --show --read-only --direct-io=on "$STATE/images.ext4" 2>/dev/null ||
     losetup --find --show --read-only "$STATE/images.ext4"
 }

@@ -20,7 +20,7 @@ up_killed_at() {
   local at=$1 up
   "$TESTBED" up --cluster smoke-kill --nodes 1 >"$SCRATCH/up.out" 2>&1 &
   up=$!
-  within 60 grep -F "$at" "$SCRATCH/up.out"
+  within 100 grep -F "$at" "$SCRATCH/up.out"
   kill -KILL "$up"
   wait "$up" || true
 }
@@ -63,6 +63,6 @@ up_after_a_killed_up_works() {
 
 if [ -f "$SCRATCH/inventory" ]; then check "down leaves nothing on the machine, run twice" 60 down_leaves_nothing; fi
 inventory >"$SCRATCH/inventory-kill"
-check "up killed after any step, then down: nothing is left" 150 killed_up_leaves_nothing
+check "up killed after any step, then down: nothing is left" 300 killed_up_leaves_nothing
 check "up killed at any instant, then down: nothing is left" 120 up_killed_anywhere_leaves_nothing
 check "up after a killed up, and after dead daemons, works" 120 up_after_a_killed_up_works
