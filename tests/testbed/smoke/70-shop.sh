@@ -1,0 +1,137 @@
+# shellcheck shell=bash
+# The shop world keeps its promises: a hung primary is replaced and comes back, pages arrive, backups can be restored.
+
+shop() { kubectl --namespace shop "$@"; }
+# A pod's or a Service's HTTP port, through the API server.
+get_http() { kubectl get --raw "/api/v1/namespaces/$1/proxy/$2" 2>/dev/null; }
+
+members() { # Patroni's view, from a member that is not $1
+  local pod
+  for pod in orders-0 orders-1 orders-2; do
+    [ "$pod" = "${1:-}" ] || get_http "shop/pods/$pod:8008" cluster && return
+  done
+}
+leader() { members "${1:-}" | jq -er '.members[] | select(.role == "leader" and .state == "running").name'; }
+another_leads() { local now; now=$(leader "$1") && [ "$now" != "$1" ]; }
+healthz_is_ok() { [ "$(get_http shop/services/checkout:80 healthz)" = ok ]; }
+healthz_is_bad() { ! healthz_is_ok; }
+
+# Processes of a pod's containers, as the machine sees them.
+pod_processes() {
+  local uid
+  uid=$(shop get pod "$1" --output 'jsonpath={.metadata.uid}')
+  grep -sl "pod$uid" /proc/[0-9]*/cgroup | cut -d/ -f3
+}
+# shellcheck disable=SC2046  # process ids
+signal_pod() { kill "-$1" $(pod_processes "$2"); }
+all_are_stopped() {
+  local pid
+  for pid in $(pod_processes "$1"); do grep -q '^State:.T' "/proc/$pid/status" || return 1; done
+}
+
+notifications() { get_http monitoring/services/alert-receiver:8080 "notifications?alertname=$1&since=${2:-0}"; }
+paged() { notifications "$1" "$2" | jq -e --arg status "$3" 'any(.[].alerts[]; .status == $status)'; }
+
+psql_in() { shop exec "$1" --container postgres -- psql -AtX -d orders -c "$2"; }
+streams_from() { [ "$(psql_in "$1" "SELECT count(*) FROM pg_stat_replication WHERE application_name = '$2' AND state = 'streaming'")" = 1 ]; }
+order() {
+  shop exec orders-0 --container postgres -- python3 -c "
+import json, urllib.request
+r = urllib.request.Request('http://checkout.shop.svc.cluster.local/orders', json.dumps({'account': 7, 'amount_cents': $1}).encode(), {'content-type': 'application/json'})
+print(json.load(urllib.request.urlopen(r, timeout=5))['id'])"
+}
+
+primary_endpoint_is_the_leader() {
+  use smoke
+  local pod ip
+  pod=$(leader)
+  ip=$(shop get pod "$pod" --output 'jsonpath={.status.podIP}')
+  equal "$(shop get endpointslices --selector kubernetes.io/service-name=orders-db --output 'jsonpath={.items[*].endpoints[*].addresses[*]}')" "$ip"
+  equal "$(shop get pods --selector cluster=orders,role=master --output name)" "pod/$pod"
+  equal "$(shop get pods --selector cluster=orders --output json | jq '[.items[].spec.nodeName] | unique | length')" 3 "one member a zone"
+  # No password, no entry: not even from a member.
+  refused "no password supplied" shop exec "$pod" --container postgres -- psql -w -h 127.0.0.1 -U postgres -c "SELECT 1"
+}
+
+# Every process of the primary stands still: nobody hands the lock over, no connection breaks.
+frozen_primary_is_replaced_and_rejoins() {
+  use smoke
+  local old new since id
+  old=$(leader)
+  since=$(($(now_us)))
+  id=$(order 4711)
+  within 20 paged Heartbeat "$since" firing
+  paged OrdersDatabaseDown "$since" firing && { echo "OrdersDatabaseDown fires before anything is broken"; return 1; }
+  # What was made to stand still goes on, whatever happens below.
+  trap 'signal_pod CONT "$old"' EXIT
+  signal_pod STOP "$old"
+  all_are_stopped "$old"
+  within 10 healthz_is_bad
+  # Degraded mode: who has paid goes on, who has not waits.
+  contains "$(get_http shop/services/checkout:80 'licence?player=paid')" '"degraded":true'
+  refused "" get_http shop/services/checkout:80 'licence?player=free'
+  within 20 paged OrdersDatabaseDown "$since" firing
+  within 40 another_leads "$old"
+  new=$(leader "$old")
+  within 20 healthz_is_ok
+  equal "$(psql_in "$new" "SELECT amount_cents FROM orders WHERE id = $id")" 4711 "the order taken before"
+  # The frozen pod still says that it is the master: a label is no lock.
+  contains "$(shop get pods --selector cluster=orders,role=master --output name)" "pod/$old"
+  all_are_stopped "$old"
+  within 30 paged OrdersDatabaseDown "$since" resolved
+  signal_pod CONT "$old"
+  trap - EXIT
+  within 60 streams_from "$new" "$old"
+  rejoined() { members | jq -e --arg name "$old" '.members[] | select(.name == $name) | .role != "leader" and .state == "running"'; }
+  within 30 rejoined
+  equal "$(psql_in "$old" "SELECT pg_is_in_recovery()")" t
+  # Arrival times lie after what they tell of, and within this test.
+  notifications OrdersDatabaseDown "$since" | jq -e --argjson since "$since" --argjson now "$(now_us)" 'all(.[]; .received_us > $since and .received_us < $now)'
+}
+
+# restored_equals_source REPOSITORY: from the repository into an empty volume; equal digests of a table at rest, and the
+# order taken just before the backup is there.
+restored_equals_source() {
+  use smoke
+  local source order_id job=smoke-backup-$1 cron=orders-backup restore=$TESTBED_DIR/worlds/shop/restore
+  [ "$1" = 1 ] || cron=orders-backup-repo$1
+  source=$(leader)
+  "$restore/restore.sh" clean
+  order_id=$(order "$((1000 + $1))")
+  shop delete job "$job" --ignore-not-found
+  shop create job "$job" --from "cronjob/$cron"
+  backup_is_over() { shop get job "$job" --output json | jq -e '[.status.conditions[]? | select(.status == "True").type] | any(. == "Complete" or . == "Failed")'; }
+  within 120 backup_is_over
+  equal "$(shop get job "$job" --output 'jsonpath={.status.succeeded}')" 1 "$(shop logs "job/$job" --tail 5)"
+  "$restore/restore.sh" "$1"
+  equal "$("$restore/digest.sh" orders-restored accounts)" "$("$restore/digest.sh" "$source" accounts)"
+  contains "$("$restore/digest.sh" orders-restored accounts)" "5000 "
+  equal "$(psql_in orders-restored "SELECT amount_cents FROM orders WHERE id = $order_id")" "$((1000 + $1))"
+  # A copy of its own, not another replica of the source.
+  equal "$(psql_in orders-restored "SELECT pg_is_in_recovery()")" f
+  refused "exists" "$restore/restore.sh" "$1"
+  psql_in orders-restored "UPDATE accounts SET plan = 'free' WHERE id = 1"
+  refused "NOT EQUAL" equal "$("$restore/digest.sh" orders-restored accounts)" "$("$restore/digest.sh" "$source" accounts)"
+  "$restore/restore.sh" clean
+}
+first_repository_restores() { restored_equals_source 1; }
+second_repository_restores() { restored_equals_source 2; }
+
+# The second repository is encrypted for real: none of its files says the stanza's configuration in clear.
+second_repository_is_encrypted() {
+  use smoke
+  read_info() { shop exec "deployment/backup-repo$1" --container pgbackrest -- head -c 16 /backup/pgbackrest/backup/orders/backup.info; }
+  contains "$(read_info 1)" "[backrest]"
+  equal "$(read_info 2 | head -c 8)" "Salted__"
+  # And neither host can log in at the other.
+  refused "" shop exec deployment/backup-repo1 --container pgbackrest -- openssl s_client -connect backup-repo2:8432 -CAfile /etc/pgbackrest-tls/clients-ca.crt -verify_return_error
+}
+
+check "world shop comes up" 400 smoke_cluster
+if [ "$LAST" = 0 ]; then
+  check "orders-db leads to the leader and nobody else" 30 primary_endpoint_is_the_leader
+  check "a primary frozen whole is replaced, paged, and rejoins" 240 frozen_primary_is_replaced_and_rejoins
+  check "a backup of repository 1 restores into an empty volume" 240 first_repository_restores
+  check "a backup of repository 2 restores into an empty volume" 240 second_repository_restores
+  check "repository 2 is encrypted, and shut to repository 1" 30 second_repository_is_encrypted
+fi
