@@ -73,7 +73,12 @@ rust_programs() {
   key=$({
     rustc --version
     declare -f rust_programs_tar
-    cd "$REPOSITORY" && find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+    # The dependencies of this package only, not the lock file: a new one of another package must not cost a build.
+    cd "$REPOSITORY" || exit 1
+    set -o pipefail
+    cargo tree --locked --package "$package" --edges normal,build --no-dedupe --prefix none --format '{p} {f}' |
+      sed 's| (/[^)]*)||' | LC_ALL=C sort -u || cat Cargo.lock
+    find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
   } | hash_of)
   cache_make "$name" "$key" rust_programs_tar "$package" >&2 || return 1
   cache_path "$name" "$key"

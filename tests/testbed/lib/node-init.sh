@@ -106,6 +106,11 @@ join_cgroups() {
       cat "$hierarchy/$file" >"$hierarchy/$NODE_CGROUP/$file"
       cat "$hierarchy/$file" >"$hierarchy/$NODE_CGROUP/system/$file"
     done
+    # A compiler beside the cluster must not starve it: a node's pods together weigh as much as one of its threads else,
+    # and a database that waits seconds for a processor loses its leader's lock.
+    for file in cpu.shares cpu.weight; do
+      if [ -f "$hierarchy/$NODE_CGROUP/$file" ]; then echo 10000 >"$hierarchy/$NODE_CGROUP/$file"; fi
+    done
     echo $$ >"$hierarchy/$NODE_CGROUP/system/cgroup.procs" || true
   done
 }

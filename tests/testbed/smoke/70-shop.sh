@@ -8,10 +8,14 @@ get_http() { kubectl get --raw "/api/v1/namespaces/$1/proxy/$2" 2>/dev/null; }
 members() { # Patroni's view, from a member that is not $1
   local pod
   for pod in orders-0 orders-1 orders-2; do
-    [ "$pod" = "${1:-}" ] || get_http "shop/pods/$pod:8008" cluster && return
+    if [ "$pod" != "${1:-}" ] && get_http "shop/pods/$pod:8008" cluster; then return; fi
   done
+  return 1
 }
-leader() { members "${1:-}" | jq -er '.members[] | select(.role == "leader" and .state == "running").name'; }
+leader() {
+  local view
+  view=$(members "${1:-}") && jq -er '.members[] | select(.role == "leader" and .state == "running").name' <<<"$view"
+}
 another_leads() { local now; now=$(leader "$1") && [ "$now" != "$1" ]; }
 healthz_is_ok() { [ "$(get_http shop/services/checkout:80 healthz)" = ok ]; }
 healthz_is_bad() { ! healthz_is_ok; }
