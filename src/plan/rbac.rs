@@ -86,6 +86,14 @@ pub fn needed(plan: &Plan, snapshot: &Snapshot) -> Vec<Permission> {
     for step in plan.leaf_steps() {
         of_step(plan, step, &mut rules);
     }
+    let runbook = plan.leaf_steps().iter().any(|step| step.spec.runbook.is_some());
+    for namespace in &plan.scope.namespaces {
+        // Looked for at the end wherever the drill may have made something, and removed where a runbook may have.
+        let verbs: &[&str] = if runbook { &["delete", "list"] } else { &["list"] };
+        for (group, resource) in [("batch", "jobs"), ("", "pods")] {
+            rules.all(namespace, group, resource, verbs, "nothing of the drill is left");
+        }
+    }
     of_probes(plan, snapshot, &mut rules);
     rules.into_permissions()
 }
@@ -109,6 +117,7 @@ fn own_place(plan: &Plan, snapshot: &Snapshot, rules: &mut Rules) {
         &["create", "delete", "get", "list", "patch", "update"],
         "one Lease a namespace and node",
     );
+    rules.all(own, "", "pods", &["list"], "nothing of the drill is left");
     let helper = plan.leaf_steps().iter().any(|s| s.spec.inject.as_ref().and_then(kinds::fault).is_some_and(|v| v.helper));
     let observer = plan.probes.values().any(|p| p.from == Vantage::Cluster);
     if observer {
@@ -222,7 +231,8 @@ fn of_runbook(plan: &Plan, runbook: &Runbook, why: &str, rules: &mut Rules) {
             rules.all(&run.namespace, "", "pods/exec", EXEC, why);
             // A restored database in the runbook's pod is read through it.
             rules.all(&run.namespace, "", "pods/portforward", EXEC, why);
-            for secret in &run.env_from_secrets {
+            let mounted = run.mounts.iter().filter_map(|m| m.strip_prefix("secret/")?.split(':').next()).map(str::to_owned);
+            for secret in &run.env_from_secrets.iter().cloned().chain(mounted).collect::<BTreeSet<_>>() {
                 rules.named(&run.namespace, "", "secrets", secret, &["get"], &format!("{why}: its values are masked in output"));
             }
         }
@@ -269,8 +279,16 @@ fn of_probes(plan: &Plan, snapshot: &Snapshot, rules: &mut Rules) {
         for database in kinds::objective_databases(&objective.spec) {
             let why = format!("objective {}", objective.name);
             rules.named(&database.secret.namespace, "", "secrets", &database.secret.name, &["get"], &why);
+            // Digests are asked for in the database, through a pod of it.
             if let Some(service) = &database.service {
                 rules.named(&service.namespace, "", "services", &service.name, &["get"], &why);
+                rules.all(&service.namespace, "discovery.k8s.io", "endpointslices", &["list"], &why);
+                rules.all(&service.namespace, "", "pods", READ, &why);
+                rules.all(&service.namespace, "", "pods/portforward", EXEC, &why);
+            }
+            let target = database.target.as_ref().and_then(|t| plan.targets.get(t));
+            if let Some(namespace) = target.and_then(|t| t.spec.namespace.as_ref()) {
+                rules.all(namespace, "", "pods/portforward", EXEC, &why);
             }
         }
     }
