@@ -46,9 +46,7 @@ pub(crate) struct DrillArgs {
 pub(crate) struct Prepared {
     /// The scenario.
     pub(crate) loaded: Loaded,
-    /// The environment.
-    pub(crate) environment: Environment,
-    /// The text of the file it is from.
+    /// The text of the file the environment is from.
     pub(crate) environment_text: String,
     /// The cluster, found to be the environment's.
     pub(crate) cluster: Cluster,
@@ -162,7 +160,7 @@ async fn prepare_with(args: &DrillArgs, seed: u64) -> Result<Prepared, CliError>
         seed,
         runbooks: &runbooks,
     })?;
-    Ok(Prepared { loaded, environment, environment_text, cluster, plan })
+    Ok(Prepared { loaded, environment_text, cluster, plan })
 }
 
 /// A seed that also programs without 64-bit integers (JavaScript, jq) can read back.

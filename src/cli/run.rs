@@ -182,7 +182,9 @@ pub(crate) async fn finish(drill: Arc<Drill>, how: &How) -> Result<Exit, CliErro
             other => other,
         };
     }
-    if !end.clean && drill.state().faults.values().any(|fault| !fault.is_settled()) || (drill.state().ended.is_some() && !end.clean) {
+    let state = drill.state();
+    let unsettled = state.faults.values().any(|fault| !fault.is_settled());
+    if !end.clean && (unsettled || state.ended.is_some()) {
         eprintln!("NOT CLEAN: something of this drill is left; undo it with: firedrill revert {}", drill.name());
         exit = Exit::NotClean;
     }

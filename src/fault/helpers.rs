@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A helper's time to live without a renewal: what a runner that dies leaves frozen is free after this.
-pub const HELPER_TTL: Duration = Duration::from_secs(30);
+pub(crate) const HELPER_TTL: Duration = Duration::from_secs(30);
 /// How long a helper's pod may take to run (its image may have to be pulled).
 const PLACE_LIMIT: Duration = Duration::from_secs(120);
 /// How much longer than the drill the kubelet lets a helper's pod live, as a last resort.

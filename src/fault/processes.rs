@@ -293,7 +293,7 @@ fn not_running(pod: &Pod, chosen: &[String]) -> Option<String> {
     statuses
         .iter()
         .filter(|c| chosen.is_empty() || chosen.contains(&c.name))
-        .find(|c| !c.state.as_ref().is_some_and(|s| s.running.is_some()))
+        .find(|c| c.state.as_ref().is_none_or(|s| s.running.is_none()))
         .map(|c| {
             let waiting = c.state.as_ref().and_then(|s| s.waiting.as_ref());
             let why = waiting.map_or_else(

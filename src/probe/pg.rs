@@ -154,11 +154,9 @@ impl Pg {
         let mut fresh = true;
         for message in self.client.simple_query(statements).await? {
             match message {
-                SimpleQueryMessage::Row(row) => {
-                    if fresh {
-                        first = Some(row.try_get(0)?.map(str::to_owned));
-                        fresh = false;
-                    }
+                SimpleQueryMessage::Row(row) if fresh => {
+                    first = Some(row.try_get(0)?.map(str::to_owned));
+                    fresh = false;
                 }
                 SimpleQueryMessage::RowDescription(_) => {
                     (first, fresh) = (None, true);

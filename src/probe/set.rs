@@ -103,12 +103,15 @@ impl std::fmt::Debug for LastRead {
     }
 }
 
+/// A probe that only the runner can take: its name, cadence, sampling, what its silence means, and what makes it look out of turn.
+type OwnProbe = (String, Cadence, Take, ProbeState, Option<mpsc::Receiver<()>>);
+
 /// Probes that can be sampled, before they are.
 #[derive(Default)]
 struct Prepared {
     here: Vec<ProbeSpec>,
     there: Vec<ProbeSpec>,
-    own: Vec<(String, Cadence, Take, ProbeState, Option<mpsc::Receiver<()>>)>,
+    own: Vec<OwnProbe>,
     last: Vec<LastRead>,
 }
 

@@ -284,7 +284,7 @@ pub(crate) async fn thirty(clock: &Clock, dir: &Path) -> Result<Vec<Measured>> {
             let yardstick = Yardstick::start()?;
             let specs: Vec<_> = probes.iter().map(|(service, every)| probe(&yardstick.to, *service, *every)).collect();
             // Refused and hung by turns, and the other way round in every other series.
-            let mode = |i: usize| if (i + number) % 2 == 0 { Mode::Refuse } else { Mode::Hang };
+            let mode = |i: usize| if (i + number).is_multiple_of(2) { Mode::Refuse } else { Mode::Hang };
             let outages: Vec<_> = lengths.iter().enumerate().map(|(i, length)| (*length, mode(i))).collect();
             let watched = watch(clock, &dir, &yardstick, specs, None, &outages, *gap_ms).await?;
             let mut measured = Vec::new();
