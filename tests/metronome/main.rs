@@ -22,6 +22,13 @@ async fn the_true_duration_of_thirty_outages_lies_inside_every_reported_bracket(
     let dir = tempfile::tempdir()?;
     let all = thirty(&Clock::host(), dir.path()).await?;
     assert_eq!(all.len(), 60);
+    for m in &all {
+        let (truth, bracket) = (m.truth, (m.lower, m.upper));
+        println!(
+            "{} ({:?}) every {} timeout {}: true {truth:?} us, measured {bracket:?} us {}",
+            m.probe, m.mode, m.every, m.timeout, m.reason
+        );
+    }
     let outside = |m: &&kit::Measured| {
         let low = m.lower.is_none_or(|lower| lower > m.truth.1);
         // A bracket without an upper end contains everything, and says nothing.
