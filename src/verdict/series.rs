@@ -161,7 +161,8 @@ impl<'f, 'a> Series<'f, 'a> {
                         walk.gap(self.gap(walk.last_good, run, origin));
                         walk.last_good = Some(run);
                     }
-                    walk.known = true;
+                    // Only a sample sent after the fault took effect can show that it did no harm.
+                    walk.known |= clocks.surely_after(&run.last_send, origin.effective);
                     walk.phase = Some((walk.phase.filter(|_| goes_on).map_or(run, |(first, _)| first), run));
                     (walk.broken, walk.trailing) = (run.ended == RunEnd::Hole, None);
                     if walk.first_bad.is_some() && self.good_for(&walk, origin) >= stable_for {
@@ -240,6 +241,7 @@ struct Walk<'a> {
     broken: bool,
     /// The unknown run after the last good one.
     trailing: Option<&'a ProbeRun>,
+    /// A bad sample, or a good one that was sent after the fault took effect for certain.
     known: bool,
     widest: i64,
     endless: bool,

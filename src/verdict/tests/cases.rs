@@ -256,6 +256,13 @@ fn no_bad_sample_means_no_longer_than_the_widest_gap() {
     j.run("web", Good, 0, 900, RunEnd::Cut);
     j.run("web", Good, 1_000, 1_500, RunEnd::End);
     assert_eq!(j.only().outcome, Outcome::Inconclusive);
+    // The sampler slept from just before the fault on: a sample that was answered after it says nothing of it.
+    j.plan.objectives.clear();
+    j.rto(3_000, 0);
+    j.events.retain(|(_, e)| !matches!(e, Event::Run(_)));
+    j.run("web", Good, 0, 1_000, RunEnd::Hole);
+    let o = j.only();
+    assert_eq!((o.outcome, o.measured), (Outcome::Inconclusive, None), "{}", o.reason);
     // Bad from the start: nothing can be said of the fault.
     let mut j = without(healthy(), |e| matches!(e, Event::Run(r) if r.first_send.mono_us < at(1_100).mono_us));
     j.run("web", Bad, 0, 900, RunEnd::Cut);
