@@ -227,9 +227,14 @@ struct Database {
 }
 
 /// `pgbackrest info --output=json`: the newest backup of the stanza without an error.
+///
+/// It is not always JSON: a repository that cannot be read (another one's key) is reported with raw bytes of the file in
+/// the message, which may be no text and no characters a JSON string may hold. Those are replaced; nothing that is read
+/// here can hold them.
 fn pgbackrest(said: &[u8], stanza: &str) -> Result<Option<Found>, Asked> {
-    let stanzas: Vec<Stanza> = serde_json::from_slice(said)
-        .map_err(|error| Asked::NotAsked(format!("pgbackrest said something that is not understood: {error}")))?;
+    let clean: String = String::from_utf8_lossy(said).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let stanzas: Vec<Stanza> =
+        serde_json::from_str(&clean).map_err(|error| Asked::NotAsked(format!("pgbackrest said something that is not understood: {error}")))?;
     let found = stanzas.into_iter().find(|s| s.name == stanza);
     let found = found.ok_or_else(|| Asked::Complained(format!("pgbackrest knows no stanza `{stanza}`")))?;
     // 2 is "no valid backups": there is none, and nothing is broken. Else some backups may be there, but not all is well.
@@ -296,6 +301,14 @@ mod tests {
         assert!(matches!(pgbackrest(status(1).as_bytes(), "orders"), Err(Asked::Complained(why)) if why.contains("missing stanza path")));
         assert!(matches!(pgbackrest(b"[]", "orders"), Err(Asked::Complained(_))));
         assert!(matches!(pgbackrest(b"ERROR", "orders"), Err(Asked::NotAsked(_))));
+    }
+
+    #[test]
+    fn raw_bytes_of_a_repository_that_cannot_be_read_do_not_hide_the_backups_of_another() {
+        let mut said = INFO.trim_end_matches("}]").as_bytes().to_vec();
+        // As version 2.45 says it of an encrypted repository without its key.
+        said.extend(b",\"repo\":[{\"key\":2,\"status\":{\"code\":99,\"message\":\"FormatError: Salted__&!4n\xc5\xcf_7\x11\xd0\x89u\x7f\x15\\r\x00\"}}]}]");
+        assert_eq!(pgbackrest(&said, "orders").unwrap().map(|found| found.bytes), Some(7000));
     }
 
     #[test]
