@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn raw_bytes_of_a_repository_that_cannot_be_read_do_not_hide_the_backups_of_another() {
-        let mut said = INFO.trim_end_matches("}]").as_bytes().to_vec();
+        let mut said = INFO.strip_suffix("}]").unwrap().as_bytes().to_vec();
         // As version 2.45 says it of an encrypted repository without its key.
         said.extend(b",\"repo\":[{\"key\":2,\"status\":{\"code\":99,\"message\":\"FormatError: Salted__&!4n\xc5\xcf_7\x11\xd0\x89u\x7f\x15\\r\x00\"}}]}]");
         assert_eq!(pgbackrest(&said, "orders").unwrap().map(|found| found.bytes), Some(7000));
