@@ -233,8 +233,8 @@ struct Database {
 /// here can hold them.
 fn pgbackrest(said: &[u8], stanza: &str) -> Result<Option<Found>, Asked> {
     let clean: String = String::from_utf8_lossy(said).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let stanzas: Vec<Stanza> =
-        serde_json::from_str(&clean).map_err(|error| Asked::NotAsked(format!("pgbackrest said something that is not understood: {error}")))?;
+    let stanzas: Vec<Stanza> = serde_json::from_str(&clean)
+        .map_err(|error| Asked::NotAsked(format!("pgbackrest said something that is not understood: {error}")))?;
     let found = stanzas.into_iter().find(|s| s.name == stanza);
     let found = found.ok_or_else(|| Asked::Complained(format!("pgbackrest knows no stanza `{stanza}`")))?;
     // 2 is "no valid backups": there is none, and nothing is broken. Else some backups may be there, but not all is well.
