@@ -7,6 +7,8 @@ drills_begin() {
   if [ -z "${FIREDRILL_TESTBED_CLUSTER:-}" ]; then
     FIREDRILL_TESTBED_CLUSTER=drills OWN=yes
     "$TESTBED" down --cluster drills >/dev/null 2>&1
+    # firedrill's own image is compiled by `build` alone, and drills need that of these sources.
+    "$TESTBED" build || return 1
     "$TESTBED" up --cluster drills --world shop || return 1
   fi
   eval "$("$TESTBED" env --cluster "$FIREDRILL_TESTBED_CLUSTER")" || return 1
