@@ -62,7 +62,7 @@ impl Helpers {
         Self::with_ttl(cluster, clock, plan, drill, HELPER_TTL)
     }
 
-    /// The same with another time to live than [`HELPER_TTL`].
+    /// The same with another time to live than `HELPER_TTL`.
     pub fn with_ttl(cluster: Cluster, clock: Clock, plan: Arc<Plan>, drill: &str, ttl: Duration) -> Self {
         let token = format!("{:032x}", rand::random::<u128>());
         let (nodes, containers) = (Mutex::default(), Mutex::default());

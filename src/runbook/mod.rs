@@ -5,7 +5,7 @@
 //! - [`cleanup`]: removes what runbooks made, by the drill's label alone.
 //!
 //! **Architecture invariant:** a runbook never decides a drill's verdict; it says what was done, by whom and how long it took.
-//! No value of a Secret leaves [`mask`] unmasked.
+//! No value of a Secret leaves `mask` unmasked.
 
 mod control;
 mod job;

@@ -1,6 +1,6 @@
 //! The language: reading a Scenario and an Environment, and saying everything that is wrong with them at once.
 //!
-//! text → [`tree`] (YAML with places) → `params` (`${name}`) → [`check`] (shape, then meaning) → [`types`].
+//! text → `tree` (YAML with places) → `params` (`${name}`) → [`check`] (shape, then meaning) → [`types`].
 //!
 //! **Architecture invariant:** nothing here does I/O beyond reading the files it is given, and nothing knows a cluster.
 

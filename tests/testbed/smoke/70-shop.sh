@@ -3,7 +3,7 @@
 
 shop() { kubectl --namespace shop "$@"; }
 # A pod's or a Service's HTTP port, through the API server.
-get_http() { kubectl get --raw "/api/v1/namespaces/$1/proxy/$2" 2>/dev/null; }
+get_http() { kubectl get --request-timeout=5s --raw "/api/v1/namespaces/$1/proxy/$2" 2>/dev/null; }
 
 members() { # Patroni's view, from a member that is not $1
   local pod
@@ -48,6 +48,8 @@ print(json.load(urllib.request.urlopen(r, timeout=5))['id'])"
 primary_endpoint_is_the_leader() {
   use smoke
   local pod ip
+  # A member may be slow to answer right after it has come up; each call is bounded, so the next one is asked.
+  within 60 leader >/dev/null
   pod=$(leader)
   ip=$(shop get pod "$pod" --output 'jsonpath={.status.podIP}')
   equal "$(shop get endpointslices --selector kubernetes.io/service-name=orders-db --output 'jsonpath={.items[*].endpoints[*].addresses[*]}')" "$ip"
@@ -133,7 +135,7 @@ second_repository_is_encrypted() {
 
 check "world shop comes up" 400 smoke_cluster
 if [ "$LAST" = 0 ]; then
-  check "orders-db leads to the leader and nobody else" 30 primary_endpoint_is_the_leader
+  check "orders-db leads to the leader and nobody else" 120 primary_endpoint_is_the_leader
   check "a primary frozen whole is replaced, paged, and rejoins" 240 frozen_primary_is_replaced_and_rejoins
   check "a backup of repository 1 restores into an empty volume" 240 first_repository_restores
   check "a backup of repository 2 restores into an empty volume" 240 second_repository_restores

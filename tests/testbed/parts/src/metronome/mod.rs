@@ -39,7 +39,7 @@ pub struct Options {
 pub struct Addresses {
     /// Answers `GET` with 200 and `ok`.
     pub http: SocketAddr,
-    /// Greets with [`port::BANNER`], then echoes.
+    /// Greets with `port::BANNER`, then echoes.
     pub tcp: SocketAddr,
     /// Takes schedules, gives the log.
     pub control: SocketAddr,
