@@ -2,8 +2,9 @@
 # The shop world keeps its promises: a hung primary is replaced and comes back, pages arrive, backups can be restored.
 
 shop() { kubectl --namespace shop "$@"; }
-# A pod's or a Service's HTTP port, through the API server.
-get_http() { kubectl get --request-timeout=5s --raw "/api/v1/namespaces/$1/proxy/$2" 2>/dev/null; }
+# A pod's or a Service's HTTP port, through the API server. kubectl's own --request-timeout would be passed on as a
+# parameter of the query, which servers refuse.
+get_http() { timeout 5 "$BIN/kubectl" --kubeconfig "$KUBECONFIG_FILE" get --raw "/api/v1/namespaces/$1/proxy/$2" 2>/dev/null; }
 
 members() { # Patroni's view, from a member that is not $1
   local pod
