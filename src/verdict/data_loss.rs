@@ -14,7 +14,8 @@ pub(super) fn judge(facts: &Facts<'_>, spec: &DataLoss) -> Judged {
         (n, None) => format!("≤ {} writes", n.unwrap_or(0)),
     };
     let mut judged = Judged::against(target);
-    let read = match facts.last_reading(&spec.ledger).map(|r| r.reading) {
+    let last = facts.last_reading(&spec.ledger);
+    let read = match last.map(|r| r.reading) {
         Some(Reading::Ledger(read)) => read,
         Some(Reading::Failed { detail }) => return judged.inconclusive(format!("`{}` could not be read back: {detail}", spec.ledger)),
         Some(_) | None => return judged.inconclusive(format!("`{}` was never read back", spec.ledger)),
@@ -22,6 +23,10 @@ pub(super) fn judge(facts: &Facts<'_>, spec: &DataLoss) -> Judged {
     let origin = facts.origin(spec.after.as_deref());
     let count = lost(read);
     counts(read, count, &mut judged);
+    // Before any number is said: what one writer wrote is not known to the next, who may even have found the table gone.
+    if let Some(why) = facts.taken_over(last.as_ref()) {
+        return judged.inconclusive(format!("`{}` was not written by one writer from beginning to end: {why}", spec.ledger));
+    }
     (judged.unit, judged.measured) = (Unit::Writes, Some(Bracket::exact(count)));
     judged.target_value = writes.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
     let mut outcome = Outcome::Met;

@@ -140,6 +140,9 @@ fn never_received(facts: &Facts<'_>, spec: &DetectionTime, origin: &Origin<'_>, 
         ));
     }
     let seen = time(waited.lower.unwrap_or(0));
+    if let Some(why) = facts.taken_over(None) {
+        return judged.inconclusive(format!("`{alert}` was not received within {seen}, but nobody looked all that time: {why}"));
+    }
     match (heartbeat_over(facts, spec, origin), furthest) {
         (_, Some(AlertStage::Notified)) => judged.say(
             Outcome::Missed,

@@ -38,6 +38,8 @@ pub(super) struct Read<'a> {
     pub(super) begin: &'a Stamp,
     pub(super) end: &'a Stamp,
     pub(super) reading: &'a Reading,
+    /// Its place in the journal.
+    nth: usize,
 }
 
 /// An acknowledgement.
@@ -86,6 +88,10 @@ pub(super) struct Facts<'a> {
     pub(super) left: Vec<&'a str>,
     /// Whether anything was placed in the cluster.
     pub(super) touched: bool,
+    /// The place in the journal at which probes and writers were first known to be there.
+    watched: Option<usize>,
+    /// Where in the journal other runners took the drill over, and who they were.
+    takeovers: Vec<(usize, &'a str)>,
 }
 
 impl<'a> Facts<'a> {
@@ -113,9 +119,11 @@ impl<'a> Facts<'a> {
             ended: None,
             left: Vec::new(),
             touched: false,
+            watched: None,
+            takeovers: Vec::new(),
         };
-        for record in records {
-            facts.add(record);
+        for (nth, record) in records.iter().enumerate() {
+            facts.add(nth, record);
         }
         for runs in facts.runs.values_mut() {
             in_order_of_sending(runs);
@@ -123,18 +131,23 @@ impl<'a> Facts<'a> {
         Some(facts)
     }
 
-    fn add(&mut self, record: &'a Record) {
+    fn add(&mut self, nth: usize, record: &'a Record) {
         let over = self.steps_ended.is_some() || !self.aborts.is_empty();
+        // A journal restored from the record in the cluster has no runs, but has the intent of the fault.
+        if matches!(record.event, Event::ArmingDone { .. } | Event::Run(_) | Event::Intent { .. }) {
+            self.watched.get_or_insert(nth);
+        }
         match &record.event {
-            Event::Started { .. } | Event::Confirmed { .. } | Event::Resumed { .. } | Event::ClockLinked { .. } => {}
+            Event::Started { .. } | Event::Confirmed { .. } | Event::ClockLinked { .. } => {}
             Event::Deviation { .. } | Event::Note { .. } | Event::ArmingDone { .. } | Event::ReadingsDone { .. } => {}
+            Event::Resumed { by, .. } => self.takeovers.push((nth, by)),
             Event::LeasesTaken { .. } | Event::Armed { .. } => self.touched = true,
             Event::LeaseLost { detail } => self.lease_lost = Some(detail),
             Event::SteadyState { phase: SteadyPhase::Before, held, detail } => self.steady_before = Some((*held, detail)),
             Event::SteadyState { phase: SteadyPhase::After, held, detail } => self.steady_after = Some((*held, detail)),
             Event::Run(run) => self.runs.entry(&run.probe).or_default().push(run),
             Event::Alert(seen) => self.alerts.push(seen),
-            Event::Reading { of, begin, end, reading } => self.readings.entry(of).or_default().push(Read { begin, end, reading }),
+            Event::Reading { of, begin, end, reading } => self.readings.entry(of).or_default().push(Read { begin, end, reading, nth }),
             // A step begun again by a resume counts from its first start to its last end.
             Event::StepStarted { step, start } => {
                 self.steps.entry(step).or_default().started.get_or_insert(start);
@@ -259,6 +272,14 @@ impl<'a> Facts<'a> {
     /// The newest reading of something.
     pub(super) fn last_reading(&self, of: &str) -> Option<Read<'a>> {
         self.readings.get(of)?.last().copied()
+    }
+
+    /// If another runner took the drill over after its probes had begun (and before `until`, when given): what to say. The
+    /// writers and samplers of the one before ended unseen with it, so nothing that needs one of them without a break holds.
+    pub(super) fn taken_over(&self, until: Option<&Read<'_>>) -> Option<String> {
+        let watched = self.watched?;
+        let (_, by) = self.takeovers.iter().find(|(nth, _)| *nth > watched && until.is_none_or(|read| *nth < read.nth))?;
+        Some(format!("{by} took the drill over from a runner that had died: what that one had seen last went with it"))
     }
 
     /// Faults of the plan by number.

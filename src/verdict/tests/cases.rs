@@ -2,7 +2,7 @@
 
 use super::kit::*;
 use crate::{
-    clock::ClockId,
+    clock::{ClockId, Stamp},
     journal::*,
     scenario::types::*,
     verdict::{Bracket, DrillVerdict, MarkKind, Outcome},
@@ -413,4 +413,99 @@ fn no_loss_is_not_proven_by_not_looking() {
     // Never read.
     let j = without(with_ledger(Reading::Ledger(ledger(&[])), Some(0), None), |e| matches!(e, Event::Reading { .. }));
     assert_eq!(j.only().outcome, Outcome::Inconclusive);
+}
+
+/// Another runner takes the drill over: 15 s in, after the fault.
+fn taken_over(mut j: Tape, ms: i64, clock: &str) -> Tape {
+    let clock = ClockId(clock.into());
+    let resumed = Event::Resumed { by: "bob@desk".into(), intent: ResumeIntent::Resume, clock };
+    let place = j.events.iter().position(|(stamp, _)| stamp.mono_us > at(ms).mono_us).unwrap_or(j.events.len());
+    j.events.insert(place, (at(ms), resumed));
+    j
+}
+
+#[test]
+fn a_writer_that_died_with_its_runner_proves_nothing() {
+    for (lost, whole) in [(Vec::new(), Outcome::Met), (vec![(41, 890, 900)], Outcome::Missed)] {
+        let mut drill = with_ledger(Reading::Ledger(ledger(&lost)), Some(0), Some(60_000));
+        drill.events.sort_by_key(|(stamp, _)| stamp.mono_us);
+        assert_eq!(drill.only().outcome, whole);
+        // Also on the same machine, whose clock goes on.
+        for clock in ["runner", "desk"] {
+            let o = taken_over(drill.clone(), 15_000, clock).only();
+            assert_eq!(o.outcome, Outcome::Inconclusive, "{}", o.reason);
+            assert!(o.reason.contains("one writer") && o.reason.contains("bob@desk"), "{}", o.reason);
+        }
+        // After the reading, or before there was any writer, it changes nothing.
+        assert_eq!(taken_over(drill.clone(), 19_500, "runner").only().outcome, whole);
+        assert_eq!(taken_over(drill.clone(), -1, "runner").only().outcome, whole);
+        // Out of the record in the cluster alone, which has no runs.
+        let bare = without(taken_over(drill, 15_000, "runner"), |e| matches!(e, Event::Run(_)));
+        assert!(bare.only().reason.contains("one writer"), "{}", bare.only().reason);
+    }
+}
+
+#[test]
+fn a_takeover_leaves_a_hole_in_the_samples_and_no_more() {
+    // The sampler of the first runner was last heard of at 1 s; the second one's saw `web` good from 5 s on.
+    let mut j = without(healthy(), |e| matches!(e, Event::Run(r) if r.first_send.mono_us >= at(1_000).mono_us));
+    j.run("web", Good, 5_000, 10_900, RunEnd::Cut);
+    j.run("web", Good, 11_000, 19_900, RunEnd::End);
+    let judged = |within: u64, mut j: Tape| {
+        j.plan.objectives.clear();
+        j.rto(within, 5_000);
+        j.only()
+    };
+    let j = taken_over(j, 4_900, "runner");
+    // An outage of nearly all that time may hide in the hole.
+    assert_eq!(judged(3_000, j.clone()).outcome, Outcome::Inconclusive);
+    assert_eq!(judged(3_000, j.clone()).measured, Some(Bracket::new(0, 4_010_000)));
+    assert_eq!(judged(60_000, j.clone()).outcome, Outcome::Met);
+    // Nor was it never bad, nor is the share of time known that lies in it.
+    let with = |mut j: Tape, set: &dyn Fn(&mut Objective)| {
+        j.plan.objectives.clear();
+        j.objective("o", |o| set(o));
+        j.only().outcome
+    };
+    let after = || Some("break it".to_owned());
+    let never = |o: &mut Objective| o.never = Some(Never { probe: "web".into(), state: Bad, after: after() });
+    assert_eq!(with(j.clone(), &never), Outcome::Inconclusive);
+    let up = |o: &mut Objective| {
+        o.availability = Some(Availability { probe: "web".into(), after: after(), window: None, at_least: Percent(90.0) });
+    };
+    assert_eq!(with(j, &up), Outcome::Inconclusive);
+}
+
+#[test]
+fn no_time_is_measured_from_one_machines_clock_to_anothers() {
+    // Broken and seen bad by the first runner; seen good again by the second, on another machine, whose clock says anything.
+    for shift_us in [-3_600_000_000, -2_000_000, 0, 2_000_000, 3_600_000_000] {
+        let mut j = healthy();
+        for (_, event) in &mut j.events {
+            if let Event::Run(run) = event
+                && run.first_send.mono_us >= at(3_600).mono_us
+            {
+                for stamp in [&mut run.first_send, &mut run.first_complete, &mut run.last_send, &mut run.last_complete] {
+                    (stamp.clock, stamp.mono_us) = (ClockId("desk".into()), stamp.mono_us + shift_us);
+                }
+            }
+        }
+        let mut j = taken_over(j, 3_550, "desk");
+        // The second runner's links are to its own clock, which nobody linked to the first's.
+        let link = Event::ClockLinked { clock: ClockId("desk".into()), offset_us: 0, error_us: 1, wall_offset_us: 0 };
+        j.events.push((Stamp { clock: ClockId("desk".into()), ..at(4_000) }, link));
+        for (within, from) in
+            [(1, From::Fault), (3_000, From::Fault), (3_600_000, From::Fault), (1, From::Outage), (3_600_000, From::Outage)]
+        {
+            j.plan.objectives.clear();
+            j.rto(within, 5_000);
+            j.plan.objectives[0].spec.recovery_time.as_mut().unwrap().from = from;
+            let o = j.only();
+            // Only that it was still bad when the first runner looked last is known: 2.48 s after the fault.
+            let wanted = if within == 1 { Outcome::Missed } else { Outcome::Inconclusive };
+            assert_eq!(o.outcome, wanted, "{shift_us} {within} {from:?}: {}", o.reason);
+            assert_eq!(o.measured.unwrap().upper, None, "{shift_us} {within} {from:?}");
+            assert!(wanted == Outcome::Missed || o.reason.contains("never linked"), "{}", o.reason);
+        }
+    }
 }

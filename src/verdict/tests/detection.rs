@@ -118,6 +118,13 @@ fn nobody_told_is_missed_when_it_is_the_alerts_fault() {
     j.events.push((at(14_000), Event::StepsEnded { at: at(14_000) }));
     j.events.push((at(15_000), Event::RevertIntent { fault: 0, because: "end of drill".into() }));
     assert_eq!(j.only().outcome, Outcome::Inconclusive, "{}", j.only().reason);
+    // Another runner took over in between: it may have come and gone unseen.
+    let mut j = without(paged(), no_routing);
+    let resumed = Event::Resumed { by: "bob@desk".into(), intent: ResumeIntent::Resume, clock: at(0).clock };
+    let place = j.events.iter().position(|(_, e)| matches!(e, Event::StepsEnded { .. })).unwrap();
+    j.events.insert(place, (at(40_000), resumed));
+    assert_eq!(j.only().outcome, Outcome::Inconclusive, "{}", j.only().reason);
+    assert!(j.only().reason.contains("bob@desk"), "{}", j.only().reason);
     // Late is late.
     let mut j = without(paged(), stage(AlertStage::Received));
     j.push(25_000, Event::Alert(seen(AlertStage::Received, 24_000, 25_000)));
