@@ -187,8 +187,12 @@ impl Drill {
         let intent =
             Event::Intent { fault: id, step: step.path.clone(), undo: Box::new(prepared.undo.clone()), objects: prepared.objects.clone() };
         self.record(intent).await?;
-        // The record may have taken its time: the last look before the first change.
-        self.fence.check()?;
+        // The record may have taken its time: the last look before the first change. Leases that ran out and that nobody took
+        // abort the drill, and what was broken before is then reverted; the intent just written finds nothing to undo.
+        self.may_act().await?;
+        if self.abort.is_cancelled() {
+            return Ok(ended(StepOutcome::Aborted, "aborted before anything was changed"));
+        }
         let start = self.clock.now();
         // Never cancelled half-way: a request that is still under way could land after its revert.
         let (start, end) = match fault::inject(&self.faults, spec, &prepared.undo).await {
