@@ -78,6 +78,7 @@ frozen_primary_is_replaced_and_rejoins() {
   contains "$(get_http shop/services/checkout:80 'licence?player=paid')" '"degraded":true'
   refused "" get_http shop/services/checkout:80 'licence?player=free'
   within 20 paged OrdersDatabaseDown "$since" firing
+  within 10 paged CheckoutUnavailable "$since" firing
   within 40 another_leads "$old"
   new=$(leader "$old")
   within 20 healthz_is_ok
@@ -134,11 +135,61 @@ second_repository_is_encrypted() {
   refused "" shop exec deployment/backup-repo1 --container pgbackrest -- openssl s_client -connect backup-repo2:8432 -CAfile /etc/pgbackrest-tls/clients-ca.crt -verify_return_error
 }
 
+# What four alerts tell of, brought about at once; they need half a minute, in which the next tests run.
+alerts_are_provoked() {
+  use smoke
+  local lead lagging filling since
+  lead=$(leader)
+  lagging=$(members | jq -er '[.members[] | select(.role == "replica").name][0]')
+  filling=$(members | jq -er '[.members[] | select(.role == "sync_standby").name][0]')
+  since=$(($(now_us)))
+  for alert in OrdersReplicationLag OrdersRowCountDrop OrdersVolumeFilling OrdersBackupJobFailed; do
+    if notifications "$alert" 0 | jq -e '.[-1].alerts[0].status == "firing"'; then echo "$alert fires already"; return 1; fi
+  done
+  echo "$since $lead $lagging $filling" >"$SCRATCH/provoked"
+  # A replica that replays no more, although it receives.
+  psql_in "$lagging" "SELECT pg_wal_replay_pause()"
+  # Three per cent of the orders are gone.
+  psql_in "$lead" "CREATE TABLE smoke_kept AS SELECT * FROM orders WHERE id <= 600"
+  psql_in "$lead" "DELETE FROM orders WHERE id <= 600"
+  # A volume that lost a third of its space within seconds.
+  shop exec "$filling" --container postgres -- fallocate --length 200MiB /data/smoke-ballast
+  # A backup that fails, and says so.
+  shop create job orders-backup-failing --from cronjob/orders-backup --dry-run=client --output json |
+    jq '.spec.template.spec.containers[0].command = ["false"]' | shop create --filename -
+}
+# Each page arrives after its cause, and when the cause is gone, so does the end of it.
+provoked_alerts_arrive() {
+  use smoke
+  local since lead lagging filling alert
+  read -r since lead lagging filling <"$SCRATCH/provoked"
+  trap 'provocations_end "$lead" "$lagging" "$filling"' EXIT
+  for alert in OrdersRowCountDrop OrdersVolumeFilling OrdersBackupJobFailed OrdersReplicationLag; do
+    within 60 paged "$alert" "$since" firing
+  done
+  # Of this volume, and of no other.
+  equal "$(notifications OrdersVolumeFilling "$since" | jq -r '[.[].alerts[].labels.persistentvolumeclaim] | unique | join(" ")')" "data-$filling"
+  trap - EXIT
+  provocations_end "$lead" "$lagging" "$filling"
+  for alert in OrdersRowCountDrop OrdersVolumeFilling OrdersBackupJobFailed OrdersReplicationLag; do
+    within 60 paged "$alert" "$since" resolved
+  done
+}
+provocations_end() {
+  psql_in "$2" "SELECT pg_wal_replay_resume()"
+  psql_in "$1" "INSERT INTO orders OVERRIDING SYSTEM VALUE SELECT * FROM smoke_kept ON CONFLICT DO NOTHING"
+  psql_in "$1" "DROP TABLE smoke_kept"
+  shop exec "$3" --container postgres -- rm -f /data/smoke-ballast
+  shop delete job orders-backup-failing --ignore-not-found
+}
+
 check "world shop comes up" 400 smoke_cluster
 if [ "$LAST" = 0 ]; then
   check "orders-db leads to the leader and nobody else" 120 primary_endpoint_is_the_leader
   check "a primary frozen whole is replaced, paged, and rejoins" 240 frozen_primary_is_replaced_and_rejoins
+  check "row count, volume, replication and backup job: alerts are provoked" 30 alerts_are_provoked
   check "a backup of repository 1 restores into an empty volume" 240 first_repository_restores
   check "a backup of repository 2 restores into an empty volume" 240 second_repository_restores
+  check "and each of them pages, and ends" 120 provoked_alerts_arrive
   check "repository 2 is encrypted, and shut to repository 1" 30 second_repository_is_encrypted
 fi
