@@ -4,6 +4,7 @@
 use super::{
     common::{self, CliError},
     run::{How, finish, keep, whoami},
+    stop::refuse_when_stopped,
 };
 use crate::{
     clock::Clock,
@@ -22,7 +23,7 @@ pub(crate) struct Where {
     context: Option<String>,
     /// firedrill's own namespace, as in the environment.
     #[arg(long, short, value_name = "NAME", default_value_t = OwnPlace::default().namespace)]
-    namespace: String,
+    pub(super) namespace: String,
 }
 
 /// Takes a drill over whose runner is gone and goes on with it.
@@ -94,7 +95,7 @@ pub(crate) struct StatusArgs {
     output: String,
 }
 
-async fn connect(place: &Where) -> Result<(Cluster, Vec<StoredRecord>), CliError> {
+pub(super) async fn connect(place: &Where) -> Result<(Cluster, Vec<StoredRecord>), CliError> {
     let cluster = cluster::connect(place.context.as_deref()).await.map_err(CliError::Cluster)?;
     let records = find_records(&cluster.client, &place.namespace).await.map_err(|e| CliError::Refused(e.to_string()))?;
     Ok((cluster, records))
@@ -127,6 +128,9 @@ pub(crate) async fn revert(args: ResumeArgs) -> Exit {
 async fn take_over(args: ResumeArgs, intent: ResumeIntent) -> Result<Exit, CliError> {
     let (cluster, records) = connect(&args.place).await?;
     let stored = choose(records, args.drill.as_deref(), &args.place)?;
+    if intent == ResumeIntent::Resume {
+        refuse_when_stopped(&cluster, &args.place.namespace).await?;
+    }
     let scenario = stored.scenario.clone();
     let options = args.how.options(Some(format!("{} by taking it over", whoami())));
     let drill = Drill::take_over(cluster, Clock::host(), stored, intent, options).await.map_err(|e| CliError::Refused(e.to_string()))?;

@@ -9,6 +9,7 @@ mod report;
 mod run;
 mod schema;
 pub(crate) mod set;
+mod stop;
 mod validate;
 
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ enum Command {
     Revert(control::ResumeArgs),
     Abort(control::AbortArgs),
     Ack(control::AckArgs),
+    Stop(stop::StopArgs),
     List(control::ListArgs),
     Status(control::StatusArgs),
     Validate(validate::ValidateArgs),
@@ -67,6 +69,7 @@ fn run(command: Command) -> Exit {
         Command::Revert(args) => block_on(control::revert(args)),
         Command::Abort(args) => block_on(control::abort(args)),
         Command::Ack(args) => block_on(control::ack(args)),
+        Command::Stop(args) => block_on(stop::run(args)),
         Command::List(args) => block_on(control::list(args)),
         Command::Status(args) => block_on(control::status(args)),
         Command::Validate(args) => validate::run(&args),

@@ -11,6 +11,7 @@ use tokio::io::AsyncBufReadExt as _;
 use super::{
     common::{self, CliError, DrillArgs},
     live::{Live, Mode},
+    stop::refuse_when_stopped,
 };
 use crate::{
     clock::{Clock, Stamp},
@@ -110,15 +111,15 @@ async fn perform(args: Args) -> Result<Exit, CliError> {
     if !args.how.quiet && args.how.log_format == "text" {
         eprintln!("{}", crate::plan::render(&plan, common::width()));
     }
+    let own = &plan.place.firedrill.namespace;
+    refuse_when_stopped(&prepared.cluster, own).await?;
     let Some(confirmed) = confirm(&plan, args.yes).await? else {
         return Err(CliError::Refused("nobody agreed to the plan; nothing was changed".to_owned()));
     };
     let clock = Clock::host();
     let name = drill_name(&plan, &clock.now());
     let options = args.how.options(Some(confirmed));
-    crate::agent::pods::ensure_namespace(&prepared.cluster, &plan.place.firedrill.namespace)
-        .await
-        .map_err(|e| CliError::Refused(e.to_string()))?;
+    crate::agent::pods::ensure_namespace(&prepared.cluster, own).await.map_err(|e| CliError::Refused(e.to_string()))?;
     let drill = Drill::start(prepared.cluster, clock, plan.clone(), &name, &prepared.loaded.text, options)
         .await
         .map_err(|e| CliError::Refused(e.to_string()))?;

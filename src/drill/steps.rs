@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     fault,
-    journal::{AlertStage, DigestWhich, Event, FaultId, RunbookState, StepOutcome},
+    journal::{AlertStage, DigestWhich, Event, FaultId, RunbookState, StepOutcome, Stop},
     plan::{self, PlannedStep},
     probe,
     runbook::{self, Answer, Choice, RunbookCx},
@@ -162,6 +162,11 @@ impl Drill {
         self.may_act().await?;
         if self.abort.is_cancelled() {
             return Ok(ended(StepOutcome::Aborted, "aborted before anything was changed"));
+        }
+        match Stop::read(&self.cluster.client, &self.plan.place.firedrill.namespace).await {
+            Ok(None) => {}
+            Ok(Some(stop)) => return Ok(failed(format!("refused, nothing was changed: {stop}"))),
+            Err(error) => return Ok(failed(format!("refused, nothing was changed: it is unknown whether drills are stopped: {error}"))),
         }
         let touched = self.touched.lock().await.clone();
         let rechecked = match plan::recheck(&self.cluster, &self.plan, &step.path, &touched).await {

@@ -8,9 +8,12 @@ use super::{
     executor::Drill,
     wait::{Stretch, Waited},
 };
-use crate::scenario::types::{Dur, ProbeState};
+use crate::{
+    journal::Stop,
+    scenario::types::{Dur, ProbeState},
+};
 
-/// How often the inbox is read.
+/// How often the inbox and the stop of all drills are read.
 const INBOX_EVERY: Duration = Duration::from_secs(1);
 
 impl Drill {
@@ -74,6 +77,11 @@ impl Drill {
     async fn watch_inbox(&self) {
         loop {
             tokio::time::sleep(INBOX_EVERY).await;
+            // A stop that cannot be read is none: the drill goes on until its Leases say otherwise, and injects nothing meanwhile.
+            if let Ok(Some(stop)) = Stop::read(&self.cluster.client, &self.plan.place.firedrill.namespace).await {
+                let by = if stop.by.is_empty() { "firedrill stop" } else { &stop.by };
+                self.request_abort(by, &stop.to_string()).await;
+            }
             let items = match self.inbox.read().await {
                 Ok(items) => items,
                 Err(error) => {

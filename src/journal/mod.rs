@@ -10,11 +10,13 @@ mod event;
 mod handle;
 mod log;
 mod record;
+mod stop;
 
 pub use event::*;
 pub use handle::{Journal, Listener};
 pub use log::{Log, NO_HASH, Tail, line_hash, read, read_text};
 pub use record::{Inbox, InboxItem, RecordStore, StoredRecord, find_records};
+pub use stop::{STOP, Stop};
 
 /// Why the journal could not be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -71,7 +71,7 @@ fn meta(drill: &str, name: String, role: &str) -> ObjectMeta {
     }
 }
 
-async fn limited<T>(
+pub(super) async fn limited<T>(
     doing: &'static str,
     name: &str,
     call: impl Future<Output = kube::Result<T>>,
@@ -83,7 +83,7 @@ async fn limited<T>(
     })
 }
 
-fn status_code(error: &kube::Error) -> Option<u16> {
+pub(super) fn status_code(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),
         _ => None,
