@@ -109,7 +109,7 @@ inventory() (
     echo "== links"; ip -o link | awk -F': ' '{print $2}' | grep -vE '^(lo|eth0)'
     echo "== routes"; ip route show table all | grep -v '^broadcast'
     echo "== network namespaces"; ip netns list
-    echo "== mounts"; awk -v c="$CACHE/" 'index($2, c) != 1 {print $1, $2, $3}' /proc/self/mounts # images may be being built
+    echo "== mounts"; awk -v c="$CACHE/" 'index($2, c) != 1 && $1 != "firedrill-test" {print $1, $2, $3}' /proc/self/mounts # images may be being built, and cargo tests run
     echo "== loop devices"; losetup --list --noheadings --output NAME,BACK-FILE
     echo "== control groups"; cgroup_hierarchies | while read -r h; do find "$h" -maxdepth 1 -name 'firedrill-testbed*'; find "$h" -maxdepth 1 -name 'kubepods*'; done
     echo "== processes"
