@@ -243,6 +243,28 @@ pub(crate) fn refuse_drift(approved: &Path, now: &Plan) -> Result<(), CliError> 
     )))
 }
 
+/// Makes sure that evidence can be written under `--out`, before anything else is done.
+///
+/// # Errors
+/// Which folder cannot be made or written, why, and what to do.
+pub(crate) fn check_out(out: &Path) -> Result<(), CliError> {
+    let refuse = |error: std::io::Error| {
+        CliError::Refused(format!(
+            "refused: the evidence of the drill cannot be written under {}: {error}; name another folder with --out. Nothing was changed",
+            out.display()
+        ))
+    };
+    std::fs::create_dir_all(out).map_err(refuse)?;
+    let probe = out.join(format!(".firedrill-{}", std::process::id()));
+    let written = std::fs::File::create_new(&probe).and_then(|mut file| {
+        std::io::Write::write_all(&mut file, &[b'.'; 4096])?;
+        file.sync_all()
+    });
+    // Gone with the folder's other contents if it cannot be removed; what matters is what was written.
+    let removed = std::fs::remove_file(&probe);
+    written.and(removed).map_err(refuse)
+}
+
 /// Shows the warnings of a scenario on standard error.
 pub(crate) fn show_warnings(warnings: &[Diagnostic]) {
     if !warnings.is_empty() {

@@ -126,6 +126,7 @@ pub(crate) async fn revert(args: ResumeArgs) -> Exit {
 }
 
 async fn take_over(args: ResumeArgs, intent: ResumeIntent) -> Result<Exit, CliError> {
+    common::check_out(&args.how.out)?;
     let (cluster, records) = connect(&args.place).await?;
     let stored = choose(records, args.drill.as_deref(), &args.place)?;
     if intent == ResumeIntent::Resume {
@@ -135,9 +136,9 @@ async fn take_over(args: ResumeArgs, intent: ResumeIntent) -> Result<Exit, CliEr
     let options = args.how.options(Some(format!("{} by taking it over", whoami())));
     let drill = Drill::take_over(cluster, Clock::host(), stored, intent, options).await.map_err(|e| CliError::Refused(e.to_string()))?;
     if !drill.evidence().dir.join("scenario.yaml").exists() {
-        keep(&drill.evidence().dir, "scenario.yaml", &scenario)?;
+        keep(&drill, "scenario.yaml", &scenario).await;
     }
-    finish(drill, &args.how).await
+    Ok(finish(drill, &args.how).await)
 }
 
 /// `firedrill abort`.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -102,6 +102,7 @@ pub(crate) async fn run(args: Args) -> Exit {
 }
 
 async fn perform(args: Args) -> Result<Exit, CliError> {
+    common::check_out(&args.how.out)?;
     let prepared = match &args.plan {
         Some(approved) => common::prepare_approved(&args.drill, approved).await?,
         None => common::prepare(&args.drill).await?,
@@ -116,6 +117,7 @@ async fn perform(args: Args) -> Result<Exit, CliError> {
     let Some(confirmed) = confirm(&plan, args.yes).await? else {
         return Err(CliError::Refused("nobody agreed to the plan; nothing was changed".to_owned()));
     };
+    let plan_json = to_json(&plan)?;
     let clock = Clock::host();
     let name = drill_name(&plan, &clock.now());
     let options = args.how.options(Some(confirmed));
@@ -123,19 +125,23 @@ async fn perform(args: Args) -> Result<Exit, CliError> {
     let drill = Drill::start(prepared.cluster, clock, plan.clone(), &name, &prepared.loaded.text, options)
         .await
         .map_err(|e| CliError::Refused(e.to_string()))?;
-    keep(&drill.evidence().dir, "scenario.yaml", &prepared.loaded.text)?;
-    keep(&drill.evidence().dir, "environment.yaml", &prepared.environment_text)?;
-    keep(&drill.evidence().dir, "plan.json", &to_json(&plan)?)?;
-    finish(drill, &args.how).await
+    keep(&drill, "scenario.yaml", &prepared.loaded.text).await;
+    keep(&drill, "environment.yaml", &prepared.environment_text).await;
+    keep(&drill, "plan.json", &plan_json).await;
+    Ok(finish(drill, &args.how).await)
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<String, CliError> {
     serde_json::to_string_pretty(value).map_err(|e| CliError::Refused(format!("failed to write JSON: {e}")))
 }
 
-/// Puts a file into the evidence.
-pub(crate) fn keep(dir: &Path, name: &str, text: &str) -> Result<(), CliError> {
-    std::fs::write(dir.join(name), text).map_err(|e| CliError::Refused(format!("failed to write {}: {e}", dir.join(name).display())))
+/// Puts a file into the evidence. A drill whose evidence cannot be kept is aborted before its first step; it has begun, so it must be
+/// brought to its end.
+pub(crate) async fn keep(drill: &Drill, name: &str, text: &str) {
+    let path = drill.evidence().dir.join(name);
+    if let Err(error) = std::fs::write(&path, text) {
+        drill.request_abort("firedrill", &format!("the evidence cannot be written: {}: {error}", path.display())).await;
+    }
 }
 
 /// On a terminal the cluster's name is typed; elsewhere `--yes` is needed.
@@ -155,7 +161,7 @@ async fn confirm(plan: &Plan, yes: bool) -> Result<Option<String>, CliError> {
 }
 
 /// Performs a drill to its end, shows it, writes its reports, and gives the exit code.
-pub(crate) async fn finish(drill: Arc<Drill>, how: &How) -> Result<Exit, CliError> {
+pub(crate) async fn finish(drill: Arc<Drill>, how: &How) -> Exit {
     let live =
         Live::start(Arc::clone(drill.plan()), drill.name(), drill.journal().subscribe(), drill.board(), drill.acks.asked(), how.mode());
     let prompt = (std::io::stdin().is_terminal() && !how.auto_ack).then(|| tokio::spawn(prompt(Arc::clone(&drill))));
@@ -167,14 +173,29 @@ pub(crate) async fn finish(drill: Arc<Drill>, how: &How) -> Result<Exit, CliErro
     }
     live.finish().await;
     let dir = drill.evidence().dir.clone();
-    let records = crate::journal::read(&drill.evidence().journal()).map_err(|e| CliError::Refused(e.to_string()))?;
-    let verdict = verdict::judge(&records);
-    let written = report::write(&dir, &records);
-    if how.log_format == "text" {
-        println!("{}", report::terminal(&records, common::width(), common::color_stdout()));
-        println!("evidence: {}\njournal head: {}", dir.display(), end.head);
-    }
-    let mut exit = report::exit(&verdict);
+    let mut exit = match crate::journal::read(&drill.evidence().journal()) {
+        Ok(mut records) => {
+            let whole = end.unwritten.is_empty();
+            records.extend(end.unwritten);
+            let exit = report::exit(&verdict::judge(&records));
+            if how.log_format == "text" {
+                println!("{}", report::terminal(&records, common::width(), common::color_stdout()));
+                println!("evidence: {}\njournal head: {}", dir.display(), end.head);
+            }
+            match report::write(&dir, &records) {
+                Ok(()) if whole => exit,
+                Ok(()) => incomplete(&drill, exit),
+                Err(error) => {
+                    eprintln!("the reports could not be written: {error}; make them again with: firedrill report {}", dir.display());
+                    if whole { at_most_inconclusive(exit) } else { incomplete(&drill, exit) }
+                }
+            }
+        }
+        Err(error) => {
+            eprintln!("there is no verdict: {error}");
+            Exit::Refused
+        }
+    };
     if let Some(trouble) = &end.trouble {
         eprintln!("trouble: {trouble}");
         // A drill that ended before it changed anything was refused; one that could not go on never passed.
@@ -189,13 +210,22 @@ pub(crate) async fn finish(drill: Arc<Drill>, how: &How) -> Result<Exit, CliErro
         eprintln!("NOT CLEAN: something of this drill is left; undo it with: firedrill revert {}", drill.name());
         exit = Exit::NotClean;
     }
-    if let Err(error) = written {
-        eprintln!("the reports could not be written: {error}; make them again with: firedrill report {}", dir.display());
-        if exit == Exit::Passed {
-            exit = Exit::Inconclusive;
-        }
-    }
-    Ok(exit)
+    exit
+}
+
+const fn at_most_inconclusive(exit: Exit) -> Exit {
+    if matches!(exit, Exit::Passed) { Exit::Inconclusive } else { exit }
+}
+
+/// The journal's file lacks the drill's end: where that is, and how to get it.
+fn incomplete(drill: &Drill, exit: Exit) -> Exit {
+    eprintln!(
+        "the end of the journal {} could not be written and is kept in the cluster, in this drill's record: free some space, then get it \
+         with: firedrill revert {}",
+        drill.evidence().journal().display(),
+        drill.name()
+    );
+    at_most_inconclusive(exit)
 }
 
 /// Answers typed at the terminal go to the question asked first: `done`, `no`, `retry`, `skip`, with a remark behind.

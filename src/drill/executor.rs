@@ -61,7 +61,7 @@ impl Evidence {
 }
 
 /// How a drill ended, as far as the runner knows; the verdict is computed from the journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DrillEnd {
     /// Whether the cluster is as it was.
     pub clean: bool,
@@ -69,6 +69,8 @@ pub struct DrillEnd {
     pub trouble: Option<String>,
     /// The hash of the journal's last line.
     pub head: String,
+    /// Records that the journal's file lacks because it could not be written. If there are any, the record stays in the cluster.
+    pub unwritten: Vec<Record>,
 }
 
 /// One run of a scenario.
@@ -130,17 +132,21 @@ impl Drill {
         let own = plan.place.firedrill.namespace.clone();
         let store = RecordStore::new(cluster.client.clone(), &own, name, scenario);
         let drill = Self::build(cluster, clock, Arc::new(plan.clone()), name, log, store, DrillState::default(), options, evidence);
-        drill.inbox.create().await?;
-        let by = drill.options.by.clone();
-        drill
-            .record(Event::Started {
-                drill: name.to_owned(),
-                plan: Box::new(plan),
-                by,
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                sandbox: false,
-            })
-            .await?;
+        let started = Event::Started {
+            drill: name.to_owned(),
+            plan: Box::new(plan),
+            by: drill.options.by.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            sandbox: false,
+        };
+        drill.record(started).await?;
+        if let Err(error) = drill.inbox.create().await {
+            // Nothing has happened yet: nothing is left behind either.
+            if let Err(error) = drill.journal.delete_record().await {
+                tracing::warn!(%error, "the drill's record could not be taken away again");
+            }
+            return Err(error.into());
+        }
         Ok(drill)
     }
 
@@ -174,7 +180,9 @@ impl Drill {
         fence.take(&plan.leases).await?;
         let mut store = RecordStore::adopt(cluster.client.clone(), &own, &stored);
         let (log, records) = if evidence.journal().exists() {
-            let (log, records) = Log::reopen(&evidence.journal())?;
+            let (mut log, mut records) = Log::reopen(&evidence.journal())?;
+            // The record may know more than a file that could not be written.
+            records.extend(log.extend(&stored.lines)?);
             // The file may know more than the record: the record is brought up to it with the next flush.
             let known = recorded.last().map_or(0, |r| r.seq);
             for record in records.iter().filter(|r| r.seq > known && r.event.for_record()) {
@@ -402,11 +410,16 @@ impl Drill {
         }
         let state = self.state();
         let mut clean = state.ended == Some(true);
-        if clean && let Err(error) = self.journal.delete_record().await {
+        let unwritten = self.journal.unwritten().await;
+        // The end of a drill is somewhere: if not in its file, then in the cluster.
+        if clean
+            && unwritten.is_empty()
+            && let Err(error) = self.journal.delete_record().await
+        {
             self.trouble(error.to_string());
             clean = false;
         }
-        DrillEnd { clean, trouble: self.trouble.lock().ok().and_then(|t| t.clone()), head: self.journal.head().await }
+        DrillEnd { clean, trouble: self.trouble.lock().ok().and_then(|t| t.clone()), head: self.journal.head().await, unwritten }
     }
 
     async fn perform(self: &Arc<Self>, action: Action) -> Result<(), DrillError> {

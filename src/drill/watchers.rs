@@ -45,6 +45,12 @@ impl Drill {
         .await;
         let drill = Arc::clone(self);
         self.spawn(async move {
+            let why = drill.journal.failed().await;
+            drill.request_abort("firedrill", &format!("the journal cannot be written any more: {why}")).await;
+        })
+        .await;
+        let drill = Arc::clone(self);
+        self.spawn(async move {
             let error = drill.fence.lost().await;
             drill.request_abort("firedrill", &error.to_string()).await;
         })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::{Mutex, broadcast, watch};
 
 use super::{Event, JournalError, Log, Record, RecordStore};
 use crate::clock::Clock;
@@ -19,6 +19,7 @@ pub struct Journal {
     inner: Arc<Mutex<Inner>>,
     clock: Clock,
     feed: broadcast::Sender<Record>,
+    failure: watch::Sender<Option<String>>,
 }
 
 struct Inner {
@@ -37,29 +38,43 @@ impl Journal {
     /// A journal over a file and, unless this is a test without a cluster, the in-cluster record.
     pub fn new(log: Log, store: Option<RecordStore>, clock: Clock, listener: Listener) -> Self {
         let (feed, _) = broadcast::channel(DISPLAY_BACKLOG);
-        Self { inner: Arc::new(Mutex::new(Inner { log, store, listener })), clock, feed }
+        Self { inner: Arc::new(Mutex::new(Inner { log, store, listener })), clock, feed, failure: watch::Sender::new(None) }
     }
 
     /// Appends an event. Returns once it is as durable as its kind demands.
     ///
+    /// A disk that is full or fails does not hold up what must go on: events that need not be durable are then kept in
+    /// memory and in the in-cluster record, and [`Self::failed`] says it, so that the drill can be aborted and its faults reverted.
+    ///
     /// # Errors
-    /// The file cannot be written; or, for an event that must be durable, the in-cluster record cannot be written;
-    /// or another runner has taken the drill over ([`JournalError::Fenced`]).
+    /// For an event that must be durable: the file or the in-cluster record cannot be written. An intent that is refused so is an
+    /// event all the same (it may be in either), so that its revert follows.
+    /// Another runner has taken the drill over ([`JournalError::Fenced`]).
     pub async fn append(&self, event: Event) -> Result<Record, JournalError> {
         let mut inner = self.inner.lock().await;
         let (must, should, for_record) = (event.must_be_durable(), event.should_be_durable(), event.for_record());
+        let begins = matches!(event, Event::Started { .. } | Event::Resumed { .. });
         let at = self.clock.now();
         let (record, line) = inner.log.append(at, event)?;
         if for_record && let Some(store) = &mut inner.store {
             store.push(line);
         }
+        let mut refused = None;
         if must || should {
-            inner.log.sync()?;
+            refused = inner.log.sync().err().filter(|_| must);
+        }
+        self.tell_failure(&inner.log);
+        // A drill that cannot even begin leaves no record.
+        if let (true, Some(error)) = (begins, refused.take_if(|_| begins)) {
+            return Err(error);
+        }
+        if must || should {
             let head = inner.log.tail().clone();
             if let Some(store) = &mut inner.store {
                 match store.flush(&head).await {
                     Err(JournalError::Fenced { drill }) => return Err(JournalError::Fenced { drill }),
-                    Err(error) if must => return Err(error),
+                    Err(error) if begins => return Err(error),
+                    Err(error) if must => drop(refused.get_or_insert(error)),
                     // What should but need not be recorded goes along with the next flush.
                     Err(error) => tracing::warn!(%error, "the in-cluster record lags behind"),
                     Ok(()) => {}
@@ -69,7 +84,33 @@ impl Journal {
         (inner.listener)(&record);
         // No display attached is fine.
         let _ = self.feed.send(record.clone());
-        Ok(record)
+        refused.map_or(Ok(record), Err)
+    }
+
+    fn tell_failure(&self, log: &Log) {
+        if let Some(why) = log.failure() {
+            self.failure.send_if_modified(|told| told.is_none() && told.replace(why.to_owned()).is_none());
+        }
+    }
+
+    /// Waits until the file could not be written, and says why.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.subscribe();
+        loop {
+            if let Some(why) = failure.borrow_and_update().clone() {
+                return why;
+            }
+            if failure.changed().await.is_err() {
+                // The sender lives as long as this journal does.
+                return "the journal has ended".to_owned();
+            }
+        }
+    }
+
+    /// The records that the file lacks because it cannot be written.
+    pub async fn unwritten(&self) -> Vec<Record> {
+        let inner = self.inner.lock().await;
+        inner.log.unwritten().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Syncs the file and writes the in-cluster record.
@@ -78,12 +119,15 @@ impl Journal {
     /// As [`Self::append`].
     pub async fn flush(&self) -> Result<(), JournalError> {
         let mut inner = self.inner.lock().await;
-        inner.log.sync()?;
+        let synced = inner.log.sync();
+        self.tell_failure(&inner.log);
         let head = inner.log.tail().clone();
-        match &mut inner.store {
+        // The record all the more when the file cannot be written.
+        let recorded = match &mut inner.store {
             Some(store) => store.flush(&head).await,
             None => Ok(()),
-        }
+        };
+        synced.and(recorded)
     }
 
     /// Deletes the in-cluster record: the drill is over and clean.

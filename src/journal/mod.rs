@@ -22,7 +22,7 @@ pub use stop::{STOP, Stop};
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The file.
-    #[error("failed to {doing} {path}: {source}")]
+    #[error("failed to {doing} {path}: {source}{}", way_out(source))]
     File {
         /// `write`, `read` …
         doing: &'static str,
@@ -65,4 +65,14 @@ pub enum JournalError {
         /// The drill.
         drill: String,
     },
+}
+
+/// What to do about an error of a file.
+fn way_out(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded => "; free some space there, or name another folder with --out",
+        PermissionDenied | ReadOnlyFilesystem => "; name a folder that can be written with --out",
+        _ => "",
+    }
 }
