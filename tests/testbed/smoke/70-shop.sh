@@ -146,6 +146,9 @@ second_repository_is_encrypted() {
 alerts_are_provoked() {
   use smoke
   local lead lagging filling since
+  # The member that has just come back may not have its part yet.
+  all_have_parts() { members | jq -e '[.members[].role] | sort == ["leader", "replica", "sync_standby"]'; }
+  within 30 all_have_parts
   lead=$(leader)
   lagging=$(members | jq -er '[.members[] | select(.role == "replica").name][0]')
   filling=$(members | jq -er '[.members[] | select(.role == "sync_standby").name][0]')
