@@ -114,7 +114,7 @@ cmd_up() {
   [[ $kwok_nodes =~ ^[1-9][0-9]{0,3}$ ]] || die "--kwok-nodes must be 1 to 9999, not '$kwok_nodes'"
   for world in "${worlds[@]}"; do world_check "$world"; done
   [ ${#worlds[@]} = 0 ] || [ "$mode" = full ] || die "a world needs nodes: --mode full"
-  preflight_up up
+  if [ "$mode" = full ]; then preflight_up "$nodes"; else preflight_up 0; fi
   cluster_lock
   if cluster_is_up; then die "cluster '$CLUSTER' is up already; end it with: testbed down --cluster $CLUSTER"; fi
   if [ -f "$STATE/index" ]; then step "clean up after an earlier up" cluster_remove || exit 1; fi

@@ -34,6 +34,16 @@ need_disk() {
   [ "$free" -ge "$2" ] || die "too little disk: $1 has $free GiB free, $3 needs $2; make room, or point ${4:-XDG_CACHE_HOME} elsewhere"
 }
 
+# need_inotify NODES: a node's daemons watch files in about a dozen places, and the kernel's usual limit is 128 for all of
+# root's processes. Short of it, kubelets start and end over and over.
+need_inotify() {
+  local limit used
+  limit=${NEED_INOTIFY_LIMIT:-$(cat /proc/sys/fs/inotify/max_user_instances)}
+  used=$(find /proc/[0-9]*/fd -lname 'anon_inode:inotify' 2>/dev/null | wc -l)
+  [ $((used + 14 * $1)) -le "$limit" ] ||
+    die "too few inotify instances: $used of $limit are in use, $1 nodes need $((14 * $1)); end another cluster, or: sysctl fs.inotify.max_user_instances=1024"
+}
+
 preflight_build() {
   need_root build # images are made with mounts
   need_packages "$NEEDED_TO_BUILD $NEEDED_TO_RUN"
@@ -41,9 +51,10 @@ preflight_build() {
   need_disk "$CACHE" "${NEED_CACHE_GIB:-8}" "a build"
 }
 
-preflight_up() {
-  need_root "$@"
+preflight_up() { # NODES
+  need_root up
   need_packages "$NEEDED_TO_RUN" cni
   need_disk "$STATE_ROOT" "${NEED_STATE_GIB:-10}" "a cluster" FIREDRILL_TESTBED_STATE
+  need_inotify "$1"
   [ -r /proc/net/nf_conntrack ] || [ -d /proc/sys/net/netfilter ] || modprobe nf_conntrack 2>/dev/null || true
 }

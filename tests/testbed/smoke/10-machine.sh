@@ -39,6 +39,10 @@ refuses_too_little_disk() {
   one_line "too little disk" env NEED_STATE_GIB=1000000 "$TESTBED" up --cluster smoke-none
 }
 
+refuses_too_few_watches() {
+  one_line "too few inotify instances" env NEED_INOTIFY_LIMIT=10 "$TESTBED" up --cluster smoke-none
+}
+
 # The cache in small: a directory of its own, and an entry that is quick to make.
 broken_cache_entries_heal() {
   export CACHE=$SCRATCH/cache
@@ -105,6 +109,7 @@ check "bad arguments are refused in one line" 20 refuses_bad_arguments
 check "a user who is not root is refused in one line" 10 refuses_a_user_who_is_not_root
 check "missing packages are named with the line that installs them" 10 refuses_a_machine_without_packages
 check "too little disk is refused in one line" 10 refuses_too_little_disk
+check "too few file watches are refused in one line" 10 refuses_too_few_watches
 check "broken cache entries are made again, old ones go" 20 broken_cache_entries_heal
 check "a tool cut short in the cache is built again" 120 broken_tool_heals
 check "an image is the same file each time" 10 images_are_deterministic
