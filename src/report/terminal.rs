@@ -7,7 +7,7 @@ use owo_colors::{OwoColorize as _, Style};
 use super::{Report, collect};
 use crate::{
     journal::Record,
-    verdict::{DrillVerdict, Outcome, Unit},
+    verdict::{DrillVerdict, MarkKind, Outcome, Unit},
 };
 
 /// The narrowest page that is laid out for.
@@ -147,7 +147,10 @@ impl Page {
         }
         self.heading("Marks, from the drill's start");
         for mark in &report.verdict.marks {
-            let text = format!("{}: {}", mark.of, mark.at.as_time());
+            // What was hit, and what answered afterwards: whether another leads now is seen here.
+            let told = matches!(mark.kind, MarkKind::Injected | MarkKind::Recovered) && !mark.detail.is_empty();
+            let detail = if told { format!(" ({})", mark.detail.lines().next().unwrap_or_default()) } else { String::new() };
+            let text = format!("{}: {}{detail}", mark.of, mark.at.as_time());
             self.hanging(&format!("  {:<12}  ", mark.kind), 16, &text);
         }
     }
