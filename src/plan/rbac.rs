@@ -86,7 +86,9 @@ pub fn needed(plan: &Plan, snapshot: &Snapshot) -> Vec<Permission> {
     for step in plan.leaf_steps() {
         of_step(plan, step, &mut rules);
     }
-    let runbook = plan.leaf_steps().iter().any(|step| step.spec.runbook.is_some());
+    // One that runs in a pod that is there makes nothing.
+    let makes = |r: &Runbook| r.cron_job.is_some() || r.run_in.as_ref().is_some_and(|place| place.job.is_some());
+    let runbook = plan.leaf_steps().iter().any(|step| step.spec.runbook.as_ref().is_some_and(makes));
     for namespace in &plan.scope.namespaces {
         // Looked for at the end wherever the drill may have made something, and removed where a runbook may have.
         let verbs: &[&str] = if runbook { &["delete", "list"] } else { &["list"] };
