@@ -209,8 +209,12 @@ impl Drill {
         }
         drill.inbox.create().await?;
         let clock = drill.clock.id().clone();
-        drill.record(Event::Resumed { by, intent, clock }).await?;
+        drill.record(Event::Resumed { by: by.clone(), intent, clock }).await?;
         drill.record(Event::LeasesTaken { leases: drill.plan.leases.clone() }).await?;
+        // A drill that ends here by being taken over was aborted, and its evidence says so.
+        if let (None, Some((_, reason)), false) = (&taken.abort, drill.state().abort.clone(), taken.steps_ended) {
+            drill.record(Event::AbortRequested { by, reason }).await?;
+        }
         Ok(drill)
     }
 
