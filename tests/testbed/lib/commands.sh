@@ -17,6 +17,7 @@ testbed: a real Kubernetes cluster, with a real database and monitoring, on one 
   testbed status               what runs, and how much memory it takes
   testbed env                  shell lines with KUBECONFIG and paths: eval "$(testbed env)"
   testbed environment          the Environment of firedrill for this cluster (its uid, monitoring, image), as YAML
+  testbed firedrill            the path of the static firedrill of the present sources; compiled unless it is in the cache
   testbed logs [COMPONENT]     list the logs, or print one (apiserver, kubelet-node1, audit …)
   testbed volume ls|lose|readonly|restore [NAMESPACE/CLAIM]
                                break a volume of the storage class `fixed` for real, and mend it
@@ -53,7 +54,7 @@ main() {
     esac
   done
   case $command in
-    build | up | up-marked | load | status | env | environment | logs | volume | smoke | down | provisioner)
+    build | up | up-marked | load | status | env | environment | firedrill | logs | volume | smoke | down | provisioner)
       cluster_use "$name"
       "cmd_$command" "${rest[@]}"
       ;;
@@ -271,6 +272,9 @@ spec:
   firedrill: {namespace: firedrill, image: "localhost/firedrill:dev", nodeHelpers: true}
 YAML
 }
+
+# The program that drills are run with here: the one that observers and helpers run from, too.
+cmd_firedrill() { firedrill_program; }
 
 cmd_logs() {
   [ -d "$LOG" ] || die "cluster '$CLUSTER' has no logs (it never was up)"

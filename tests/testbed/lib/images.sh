@@ -109,6 +109,17 @@ rust_programs_tar() { # PACKAGE OUT
     -cf "$2" "${programs[@]}"
 }
 
+# firedrill_program: print the path of the static firedrill of the present sources, the very one that its image has. Made
+# unless it is there.
+firedrill_program() {
+  local tar
+  tar=$(rust_programs firedrill.programs firedrill Cargo.toml src) || return 1
+  cache_make firedrill.static "${tar##*.}" unpack_program "$tar" firedrill >&2 || return 1
+  cache_path firedrill.static "${tar##*.}"
+  echo
+}
+unpack_program() { tar -xOf "$1" "$2" >"$3" && chmod 755 "$3"; } # TAR PROGRAM OUT
+
 # ---- roots and layers ------------------------------------------------------------------------------------------------
 # Nothing that a container reads: documentation, translations, caches.
 image_dpkg_options=(
