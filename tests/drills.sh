@@ -4,6 +4,8 @@
 #
 # Needs root and what the testbed needs. Without FIREDRILL_TESTBED_CLUSTER it brings up a cluster "drills" of its own and
 # ends it; with it, it uses that one, which must be up with the world `shop` and idle, and leaves it as it was.
+# FIREDRILL names the program to drill with (default: the static one of these sources, as it is in the image). DRILLS_FULL=1
+# runs what takes longer than CI has; DRILLS_LOGS=FOLDER keeps logs and evidence.
 # One line a test, `ok - …` or `FAILED - …`; the last line is the sum.
 set -uo pipefail
 REPOSITORY=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
@@ -14,9 +16,9 @@ if [ "${1:-}" = --list ]; then
 fi
 # shellcheck disable=SC2034
 SMOKE_LOGS=${DRILLS_LOGS:-}
-# shellcheck source=testbed/smoke/lib.sh
+# shellcheck source=tests/testbed/smoke/lib.sh
 . "$TESTBED_DIR/smoke/lib.sh" || exit 1
-# shellcheck source=drills/lib.sh
+# shellcheck source=tests/drills/lib.sh
 . "$REPOSITORY/tests/drills/lib.sh" || exit 1
 
 pattern=${1:-}
