@@ -14,7 +14,17 @@ if [ "$FAILED" != 1 ]; then
   echo "the harness passes a failing test"
   exit 1
 fi
+# And called where bash ignores `set -e`, it must say so instead of passing everything.
+if check "the judge" 5 broken_test >/dev/null; then :; fi
+if [ "$FAILED" != 2 ]; then
+  echo "the harness passes a failing test inside a condition"
+  exit 1
+fi
 FAILED=0
+# Two at once would end one another's clusters.
+mkdir -p "$STATE_ROOT"
+exec {smoke_lock}>"$STATE_ROOT/.smoke"
+flock --nonblock "$smoke_lock" || { echo "another smoke test runs on $STATE_ROOT; FIREDRILL_TESTBED_STATE gives this one a place of its own"; exit 1; }
 trap 'end_all_clusters; rm -rf "$SCRATCH"' EXIT
 trap 'exit 130' INT TERM
 end_all_clusters
@@ -23,6 +33,12 @@ run_file() {
   [[ $(basename "$1") =~ $pattern ]] || return 0
   printf '# %s\n' "$(basename "$1")"
   start=$(now_us)
+  # A file that bash cannot read whole would define some tests and call none.
+  if ! bash -n "$1"; then
+    echo "FAILED - $(basename "$1") cannot be read"
+    FAILED=$((FAILED + 1))
+    return
+  fi
   # shellcheck source=/dev/null
   . "$1"
   timed "smoke $(basename "$1" .sh)" "$start"

@@ -11,6 +11,7 @@ cluster_use() {
   CLUSTER=$1
   [[ $CLUSTER =~ ^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$ ]] ||
     die "'$CLUSTER' is no cluster name: lower-case letters, digits and hyphens, at most 32 (--cluster NAME)"
+  if [[ $STATE_ROOT =~ [[:space:]] ]]; then die "the state directory's path must have no spaces: '$STATE_ROOT' (FIREDRILL_TESTBED_STATE)"; fi
   STATE=$STATE_ROOT/$CLUSTER
   LOG=$STATE/log
   PKI=$STATE/pki
@@ -52,22 +53,21 @@ node_run() {
 }
 node_count() { cat "$STATE/nodes.count" 2>/dev/null || echo 0; }
 
-# cluster_allocate: give the cluster a free index. Also asks the kernel, for clusters of another state root.
+# cluster_allocate: give the cluster a free index. Whoever makes the bridge of an index has it: the kernel decides, also
+# between clusters of two state directories. The bridge's hardware address is fixed: by itself it takes the lowest of its
+# ports' and changes with each that joins, and nodes that know the old one do not reach the machine for half a minute.
 cluster_allocate() {
-  local i taken
-  mkdir -p "$STATE"
-  exec {alloc_lock}>"$STATE_ROOT/.allocate"
-  flock "$alloc_lock"
-  taken=" $(cat "$STATE_ROOT"/*/index 2>/dev/null | tr '\n' ' ')"
+  local i
+  mkdir -p "$STATE" || die "cannot make $STATE"
   for i in 0 1 2 3 4 5 6 7 8 9; do
-    if [[ $taken != *" $i "* ]] && [ ! -e "/sys/class/net/fdbr$i" ]; then
+    # One that is half ended still owns its control groups.
+    if grep -qsx "$i" "$STATE_ROOT"/*/index; then continue; fi
+    if ip link add "fdbr$i" address "02:fd:00:00:00:0$i" type bridge 2>/dev/null; then
       echo "$i" >"$STATE/index"
-      exec {alloc_lock}>&-
       cluster_addresses "$i"
       return
     fi
   done
-  exec {alloc_lock}>&-
   die "ten clusters are up already; end one with: testbed down --cluster NAME"
 }
 
@@ -75,7 +75,7 @@ cluster_allocate() {
 # `up` left running may still hold it: once its owner is dead, end them.
 cluster_lock() {
   local owner
-  mkdir -p "$STATE_ROOT"
+  mkdir -p "$STATE_ROOT" 2>/dev/null && [ -w "$STATE_ROOT" ] || die "cannot make the state directory $STATE_ROOT (FIREDRILL_TESTBED_STATE)"
   exec {CLUSTER_LOCK}>>"$STATE_ROOT/$CLUSTER.lock"
   if ! flock --nonblock "$CLUSTER_LOCK"; then
     owner=$(cat "$STATE_ROOT/$CLUSTER.lock")
@@ -111,4 +111,8 @@ cgroup_hierarchies() { awk '$3 == "cgroup" || $3 == "cgroup2" {print $2}' /proc/
 
 kubectl() { "$BIN/kubectl" --kubeconfig "$KUBECONFIG_FILE" "$@"; }
 
+# A cluster that came up and whose API server is still there lives, even if it does not answer just now.
+cluster_lives() {
+  [ -f "$STATE/complete" ] && grep -qszxF "FIREDRILL_TESTBED_DAEMON=$STATE" "/proc/$(cat "$STATE/run/apiserver.pid" 2>/dev/null)/environ"
+}
 cluster_is_up() { [ -f "$STATE/complete" ] && kubectl get --raw /readyz --request-timeout 3s >/dev/null 2>&1; }

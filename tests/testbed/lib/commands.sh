@@ -26,7 +26,7 @@ testbed: a real Kubernetes cluster, with a real database and monitoring, on one 
   testbed help                 this text
 
 Every command takes --cluster NAME (default main): clusters of different names run beside one another.
-State: ${FIREDRILL_TESTBED_STATE:-/tmp/firedrill-testbed}/NAME; cache: ${XDG_CACHE_HOME:-~/.cache}/firedrill/testbed.
+State: ${FIREDRILL_TESTBED_STATE:-/tmp/firedrill-testbed}/NAME; cache: ${FIREDRILL_TESTBED_CACHE:-${XDG_CACHE_HOME:-~/.cache}/firedrill/testbed}.
 FIREDRILL_TESTBED_NO_BUILD=1: `up` takes the images as they were last built, without a look at what they are made of.
 TEXT
 }
@@ -47,7 +47,7 @@ main() {
         esac
         shift 2
         ;;
-      --world=*) worlds+=("${1#*=}"); shift ;;
+      --cluster=* | --nodes=* | --world=* | --mode=* | --kwok-nodes=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
       -h | --help) command=help; shift ;;
       -*) die "unknown option $1 (testbed help)" ;;
       *) rest+=("$1"); shift ;;
@@ -55,6 +55,7 @@ main() {
   done
   case $command in
     build | up | up-marked | load | status | env | environment | firedrill | logs | volume | smoke | down | provisioner)
+      need_root "$command" # also to look: keys and state are root's
       cluster_use "$name"
       "cmd_$command" "${rest[@]}"
       ;;
@@ -96,13 +97,15 @@ up_images() {
   declare -F images_build >/dev/null || return 0
   if [ -n "${FIREDRILL_TESTBED_NO_BUILD:-}" ]; then
     say "  images as they were last built (FIREDRILL_TESTBED_NO_BUILD is set)"
-    return 0
+    cp "$CACHE"/image-*.path "$IMAGE_PATHS/" || return 1
+    images_list >/dev/null
+    return
   fi
   local name names=()
   for name in $(image_names); do [ "$name" = firedrill ] || names+=("$name"); done
   images_build "${names[@]}" || return 1
   if ! CACHE_NO_MAKE=firedrill.programs images_build firedrill 2>/dev/null; then
-    : >"$CACHE/image-firedrill.path"
+    : >"$IMAGE_PATHS/image-firedrill.path"
     say "  image firedrill left out: not compiled since its sources changed (testbed build does it)"
   fi
 }
@@ -118,6 +121,7 @@ cmd_up() {
   if [ "$mode" = full ]; then preflight_up "$nodes"; else preflight_up 0; fi
   cluster_lock
   if cluster_is_up; then die "cluster '$CLUSTER' is up already; end it with: testbed down --cluster $CLUSTER"; fi
+  if cluster_lives; then die "cluster '$CLUSTER' is up already, though its API server does not answer; end it with: testbed down --cluster $CLUSTER"; fi
   if [ -f "$STATE/index" ]; then step "clean up after an earlier up" cluster_remove || exit 1; fi
   rm -rf "$STATE"
   mkdir -p "$STATE" "$LOG" "$STATE/run" "$STATE/nodes" "$STATE/volumes"
@@ -137,9 +141,11 @@ cmd_up-marked() {
   [ "$MODE" = full ] || NODES=0
   start=$(now_us)
   TIMINGS=$STATE/timings.tsv
+  IMAGE_PATHS=$STATE/images
+  mkdir -p "$IMAGE_PATHS"
   say "cluster '$CLUSTER' ($MODE), state in $STATE"
   step "look up what is cached, build the rest" ensure_built || up_failed
-  tools_link "$BIN"
+  tools_link "$BIN" || up_failed
   echo "$NODES" >"$STATE/nodes.count"
   if [ "$MODE" = full ]; then step "unpacked images, for all nodes" attach_images || up_failed; fi
   step "network" control_network || up_failed
@@ -209,6 +215,7 @@ need_up() { cluster_is_up || die "cluster '$CLUSTER' is not up; start it with: t
 
 cmd_status() {
   if ! cluster_is_up; then
+    if cluster_lives; then die "cluster '$CLUSTER' is up, but its API server does not answer (log: $LOG/apiserver.log)"; fi
     if [ -f "$STATE/index" ]; then die "cluster '$CLUSTER' is half up; end it with: testbed down --cluster $CLUSTER"; fi
     say "cluster '$CLUSTER' is not up"
     return 1
@@ -284,6 +291,7 @@ cmd_logs() {
     return
   fi
   local file
+  [[ $1 != */* ]] || die "'$1' is no name of a log (testbed logs lists them)"
   for file in "$LOG/$1" "$LOG/$1.log" "$LOG/$1.jsonl"; do
     if [ -f "$file" ]; then cat "$file"; return; fi
   done
@@ -293,7 +301,7 @@ cmd_logs() {
 cmd_smoke() { exec "$TESTBED_DIR/smoke.sh" "$@"; }
 
 cmd_down() {
-  need_root down
+  [ $# = 0 ] || die "down takes no argument '$1' (testbed help)"
   [ -d "$STATE" ] || { say "cluster '$CLUSTER' is not up"; return 0; }
   cluster_lock
   step "end cluster '$CLUSTER'" cluster_remove || die "cluster '$CLUSTER' is not gone completely; run down again"

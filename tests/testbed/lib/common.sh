@@ -2,9 +2,10 @@
 # What every part of the testbed shares: words to the user, timed steps, the cache. Sourced, never run.
 
 TESTBED_DIR=${TESTBED_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)}
-CACHE=${FIREDRILL_TESTBED_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firedrill/testbed}
+CACHE=${FIREDRILL_TESTBED_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/firedrill/testbed}
+# As the kernel will show it in its tables of mounts and loop devices, by which `down` finds what is to go.
 # shellcheck disable=SC2034  # used by those who source this
-STATE_ROOT=${FIREDRILL_TESTBED_STATE:-/tmp/firedrill-testbed}
+STATE_ROOT=$(realpath --canonicalize-missing -- "${FIREDRILL_TESTBED_STATE:-/tmp/firedrill-testbed}")
 # A file that gets one line a step (UTC instant, step, seconds); `up` and `build` set it. This is the benchmark output.
 TIMINGS=${TIMINGS:-}
 
@@ -94,9 +95,13 @@ cache_make() {
   shift 2
   file=$(cache_path "$name" "$key")
   if [ "$name" = "${CACHE_NO_MAKE:-}" ] && ! cache_ok "$file"; then return 1; fi
-  mkdir -p "$CACHE/lock"
+  mkdir -p "$CACHE/lock" 2>/dev/null && : >>"$CACHE/lock/$name" ||
+    die "cannot write to the cache $CACHE; make it writable, or point FIREDRILL_TESTBED_CACHE elsewhere"
   exec {cache_lock}>"$CACHE/lock/$name"
-  flock "$cache_lock"
+  if ! flock --nonblock "$cache_lock"; then
+    say "  waiting: somebody else makes $name"
+    flock --timeout 3600 "$cache_lock" || die "waited an hour in vain for whoever makes $name (lock: $CACHE/lock/$name)"
+  fi
   if cache_ok "$file" "${CACHE_CHECK:-}"; then
     touch "$file.seal" # when it was last wanted, for cache_prune
   else

@@ -3,9 +3,9 @@
 #
 # They listen on the cluster's own bridge address (172.30.INDEX.1) or on the loopback, so that clusters never collide.
 
+# The bridge itself was made when the cluster took its index.
 control_network() {
-  ip link add "$BRIDGE" type bridge
-  ip addr add "$GATEWAY/24" dev "$BRIDGE"
+  ip addr add "$GATEWAY/24" dev "$BRIDGE" || return 1
   ip link set "$BRIDGE" up
 }
 
@@ -69,7 +69,7 @@ control_scheduler() {
 }
 
 api_ready() { curl -sf --cacert "$PKI/ca.crt" --cert "$PKI/admin.crt" --key "$PKI/admin.key" --max-time 2 "$API/readyz"; }
-default_account_ready() { kubectl get serviceaccount default --namespace default; }
+default_account_ready() { kubectl get serviceaccount default --namespace default --request-timeout 5s; }
 
 # Ready: the API answers, and the controllers made the first namespace's service account, without which no pod can start.
 control_start() {

@@ -205,7 +205,11 @@ image_tar() { # NAME INPUT… OUT
 }
 
 # ---- what the testbed calls ------------------------------------------------------------------------------------------
-# images_build [NAME…]: every image (or these) into the cache; image-NAME.path there says which file, for images_list.
+# Where image-NAME.path says which file of the cache an image is: the cache itself for `build`, a cluster's own directory
+# for `up`, which may be of other sources.
+IMAGE_PATHS=${IMAGE_PATHS:-$CACHE}
+
+# images_build [NAME…]: every image (or these) into the cache; image-NAME.path says which file, for images_list.
 # FIREDRILL_TESTBED_IMAGES="NAME…" narrows both to these: who only needs the shop need not wait for firedrill's build.
 images_build() {
   local name why rc=0
@@ -221,14 +225,14 @@ images_build() {
       why=$(skip)
       if [ -n "$why" ]; then
         say "  image $name left out: $why"
-        : >"$CACHE/image-$name.path"
+        : >"$IMAGE_PATHS/image-$name.path"
         exit 0
       fi
       files=$(inputs) || die "image $name: its inputs could not be made"
       mapfile -t files < <(grep . <<<"$files")
       key=$(image_key "$name" "${files[@]}")
       cache_make "image-$name.tar" "$key" image_tar "$name" "${files[@]}" || exit 1
-      cache_path "image-$name.tar" "$key" >"$CACHE/image-$name.path"
+      cache_path "image-$name.tar" "$key" >"$IMAGE_PATHS/image-$name.path"
     ) || rc=1
   done
   return "$rc"
@@ -242,10 +246,12 @@ images_list() {
     set -- ${FIREDRILL_TESTBED_IMAGES:-$(image_names)}
   fi
   for name in "$@"; do
-    if [ -s "$CACHE/image-$name.path" ]; then
-      cat "$CACHE/image-$name.path"
-      echo
-    fi
+    [ -e "$IMAGE_PATHS/image-$name.path" ] || die "image $name was never built; run: testbed build"
+    # Empty: left out, and that was said.
+    [ -s "$IMAGE_PATHS/image-$name.path" ] || continue
+    [ -f "$(cat "$IMAGE_PATHS/image-$name.path")" ] || die "image $name as it was last built is gone from the cache; run: testbed build"
+    cat "$IMAGE_PATHS/image-$name.path"
+    echo
   done
 }
 

@@ -7,8 +7,8 @@ node_start() {
   mkdir -p "$dir"
   pki_node "$n"
   # The node's root disk has a size of its own, so that a full node disk is a full disk. Sparse; no journal: throw-away.
-  truncate -s "${NODE_DISK:-20G}" "$dir/disk.img"
-  mkfs.ext4 -q -F -m 0 -O ^has_journal -E lazy_itable_init=1,nodiscard "$dir/disk.img" 2>>"$LOG/node$n.log"
+  truncate -s "${NODE_DISK:-20G}" "$dir/disk.img" || return 1
+  mkfs.ext4 -q -F -m 0 -O ^has_journal -E lazy_itable_init=1,nodiscard "$dir/disk.img" 2>>"$LOG/node$n.log" || return 1
   node_environment "$n" >"$dir/environment"
   # --kill-child: should this process end, the node's first process is killed, and with it everything on the node.
   daemon "node$n" unshare --mount --pid --uts --ipc --net --fork --kill-child "$TESTBED_DIR/lib/node-init.sh" "$dir/environment"
@@ -18,9 +18,10 @@ node_start() {
   echo "$pid" >"$dir/pid"
   # The link's other end goes straight into the node: no named network namespace to be left behind. The node waits for it.
   wait_until 10 "node$n's network namespace" node_has_own_network "$pid" || return 1
-  ip link add "$(node_link "$n")" type veth peer name eth0 netns "$pid"
-  ip link set "$(node_link "$n")" master "$BRIDGE" up
-  ip route replace "$(node_pod_cidr "$n")" via "$(node_ip "$n")"
+  ip link add "$(node_link "$n")" type veth peer name eth0 netns "$pid" || return 1
+  ip link set "$(node_link "$n")" master "$BRIDGE" up || return 1
+  # Added, never replaced: a route that the machine has already is not ours to take.
+  ip route add "$(node_pod_cidr "$n")" via "$(node_ip "$n")"
 }
 
 node_has_own_network() { [ "$(readlink "/proc/$1/ns/net")" != "$(readlink /proc/self/ns/net)" ]; }
@@ -54,7 +55,7 @@ nodes_start() {
 
 nodes_are_ready() {
   local ready
-  ready=$(kubectl get nodes -o jsonpath='{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}' | grep -c True)
+  ready=$(kubectl get nodes --request-timeout 5s -o jsonpath='{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}' | grep -c True)
   [ "$ready" = "$NODES" ]
 }
 

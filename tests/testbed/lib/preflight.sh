@@ -31,7 +31,7 @@ need_disk() {
   local dir=$1 free
   while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
   free=$(($(stat -f -c '%a * %S' "$dir" | sed 's/ //g') / 1073741824))
-  [ "$free" -ge "$2" ] || die "too little disk: $1 has $free GiB free, $3 needs $2; make room, or point ${4:-XDG_CACHE_HOME} elsewhere"
+  [ "$free" -ge "$2" ] || die "too little disk: $1 has $free GiB free, $3 needs $2; make room, or point ${4:-FIREDRILL_TESTBED_CACHE} elsewhere"
 }
 
 # need_inotify NODES: a node's daemons watch files in about a dozen places, and the kernel's usual limit is 128 for all of

@@ -89,14 +89,16 @@ tools_build() {
   for name in "$@"; do cache_make "$name" "$(tool_key "$name")" tool_build "$name" || return 1; done
 }
 
-# tools_link DIR: a directory of links to the cached tools under their plain names. Tools that are missing: error.
+# tools_link DIR: a directory of the cached tools under their plain names. Links of its own to the files, or copies: the
+# cache may let go of them while the cluster runs.
 tools_link() {
   local name file
   GO_VERSION=$(go env GOVERSION GOARCH)
   mkdir -p "$1"
   for name in $(tool_names); do
     file=$(cache_path "$name" "$(tool_key "$name")")
-    ln -sfn "$file" "$1/$name"
+    [ -f "$file" ] || continue
+    ln -f "$file" "$1/$name" 2>/dev/null || cp "$file" "$1/$name" || return 1
   done
 }
 

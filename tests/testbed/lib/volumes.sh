@@ -72,7 +72,7 @@ spec:
   persistentVolumeReclaimPolicy: Delete
   storageClassName: $class
   claimRef: {apiVersion: v1, kind: PersistentVolumeClaim, namespace: $namespace, name: $claim, uid: $uid}
-  local: {path: /volumes/$volume}
+  local: {path: /volumes/$volume/data}
   nodeAffinity:
     required:
       nodeSelectorTerms:
@@ -92,12 +92,22 @@ volume_attach() {
   device=$(volume_device "$1")
   [ -n "$device" ] || device=$(losetup --find --show --direct-io=on "$STATE/volumes/$1.img" 2>/dev/null) ||
     device=$(losetup --find --show "$STATE/volumes/$1.img") || return 1
-  node_run "$node" sh -c "mkdir -p /volumes/$1 && mount -o errors=remount-ro,noatime $device /volumes/$1"
+  # Pods get a directory *on* it: where it is not mounted there is none, and no pod writes to the node's own disk instead.
+  node_run "$node" sh -c "mkdir -p /volumes/$1 && mount -o errors=remount-ro,noatime $device /volumes/$1 && mkdir -p /volumes/$1/data"
 }
 
-# volume_detach VOLUME: fails while a pod uses it.
+# volume_in_use VOLUME: whether a pod has it mounted beside the node's own mount.
+volume_in_use() {
+  local pid device
+  device=$(volume_device "$1")
+  [ -n "$device" ] && pid=$(node_pid "$(volume_node "$1")") || return 1
+  [ "$(grep -c " $(cat "/sys/class/block/$(basename "$device")/dev") " "/proc/$pid/mountinfo")" -gt 1 ]
+}
+
+# volume_detach VOLUME: fails while a pod uses it, and then has changed nothing.
 volume_detach() {
   local node device i
+  if volume_in_use "$1"; then return 1; fi
   node=$(volume_node "$1") || return 1
   if node_run "$node" mountpoint -q "/volumes/$1"; then node_run "$node" umount "/volumes/$1" || return 1; fi
   device=$(volume_device "$1")
@@ -163,8 +173,8 @@ volume_list() {
 volume_lose() {
   local device
   device=$(volume_device "$1")
-  truncate -s 0 "$STATE/volumes/$1.img"
-  losetup --set-capacity "$device"
+  [ -n "$device" ] || die "volume $1 has no disk (is it lost already? testbed volume ls)"
+  truncate -s 0 "$STATE/volumes/$1.img" && losetup --set-capacity "$device" || die "failed to take the disk of volume $1 away"
   say "volume $1 is lost: its data is gone, and I/O fails from now on"
 }
 
@@ -172,7 +182,8 @@ volume_lose() {
 volume_readonly() {
   local device
   device=$(volume_device "$1")
-  echo "testbed volume readonly" >"/sys/fs/ext4/$(basename "$device")/trigger_fs_error"
+  [ -n "$device" ] && echo "testbed volume readonly" >"/sys/fs/ext4/$(basename "$device")/trigger_fs_error" ||
+    die "failed to break volume $1: is it mounted? (testbed volume ls)"
   say "volume $1 is read-only now"
 }
 

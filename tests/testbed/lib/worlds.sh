@@ -5,13 +5,14 @@
 world_list() { find "$TESTBED_DIR/worlds" -mindepth 1 -maxdepth 1 -type d -printf '%f\n' 2>/dev/null | sort; }
 
 world_check() {
-  [ -d "$TESTBED_DIR/worlds/$1" ] || die "no world '$1'; there are: $(world_list | tr '\n' ' ')"
+  [[ $1 =~ ^[a-z0-9][a-z0-9-]*$ ]] && [ -d "$TESTBED_DIR/worlds/$1" ] || die "no world '$1'; there are: $(world_list | tr '\n' ' ')"
+  compgen -G "$TESTBED_DIR/worlds/$1/*.yaml" >/dev/null || die "world '$1' has no manifest (*.yaml)"
 }
 
 world_apply() {
   local file
   if [ -f "$TESTBED_DIR/worlds/$1/prepare.sh" ]; then
-    KUBECONFIG=$KUBECONFIG_FILE PATH=$BIN:$PATH bash "$TESTBED_DIR/worlds/$1/prepare.sh" >>"$LOG/apply.log" 2>&1 || {
+    KUBECONFIG=$KUBECONFIG_FILE PATH=$BIN:$PATH timeout 300 bash "$TESTBED_DIR/worlds/$1/prepare.sh" >>"$LOG/apply.log" 2>&1 || {
       warn "worlds/$1/prepare.sh failed (log: $LOG/apply.log)"
       tail -n 5 "$LOG/apply.log" >&2
       return 1
@@ -26,9 +27,9 @@ world_apply() {
     }
   done
 }
-world_apply_file() { kubectl apply --server-side --field-manager testbed -f "$1" >>"$LOG/apply.log" 2>&1; }
+world_apply_file() { timeout 30 "$BIN/kubectl" --kubeconfig "$KUBECONFIG_FILE" apply --server-side --field-manager testbed -f "$1" >>"$LOG/apply.log" 2>&1; }
 
 world_ready() {
   [ -f "$TESTBED_DIR/worlds/$1/ready.sh" ] || return 0
-  KUBECONFIG=$KUBECONFIG_FILE PATH=$BIN:$PATH bash "$TESTBED_DIR/worlds/$1/ready.sh"
+  KUBECONFIG=$KUBECONFIG_FILE PATH=$BIN:$PATH timeout 900 bash "$TESTBED_DIR/worlds/$1/ready.sh"
 }

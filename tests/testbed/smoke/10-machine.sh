@@ -15,6 +15,12 @@ refuses_bad_arguments() {
   one_line "--nodes needs a value" "$TESTBED" up --nodes
   one_line "unknown mode 'half'" "$TESTBED" up --mode half
   one_line "no world 'atlantis'" "$TESTBED" up --world atlantis
+  one_line "no world '../lib'" "$TESTBED" up --world=../lib
+  one_line "no world ''" "$TESTBED" up --world ""
+  one_line "down takes no argument" "$TESTBED" down extra --cluster smoke-none
+  one_line "must have no spaces" env FIREDRILL_TESTBED_STATE="$SCRATCH/a b" "$TESTBED" up --cluster smoke-none
+  : >"$SCRATCH/file"
+  one_line "cannot make the state directory" env FIREDRILL_TESTBED_STATE="$SCRATCH/file/x" "$TESTBED" up --cluster smoke-none
   one_line "is no cluster name" "$TESTBED" up --cluster ../etc
   one_line "is not up" "$TESTBED" load x.tar --cluster smoke-none
   one_line "is not up" "$TESTBED" env --cluster smoke-none
@@ -30,7 +36,7 @@ refuses_a_user_who_is_not_root() {
 refuses_a_machine_without_packages() {
   mkdir "$SCRATCH/bin"
   local tool
-  for tool in bash cat sed awk grep sort tr readlink dirname basename id stat date printf head uname; do ln -s "$(command -v "$tool")" "$SCRATCH/bin/$tool"; done
+  for tool in bash cat sed awk grep sort tr readlink dirname basename id stat date printf head uname realpath; do ln -s "$(command -v "$tool")" "$SCRATCH/bin/$tool"; done
   # /usr/sbin is looked into as well: hide what lies there from this one process.
   one_line "apt-get install -y" unshare --mount sh -c "mount -t tmpfs none /usr/sbin && PATH=$SCRATCH/bin exec $TESTBED up --cluster smoke-none"
 }

@@ -25,6 +25,19 @@ second_up_is_refused() {
   equal "$(kubectl get --raw /readyz)" ok
 }
 
+# An API server that does not answer for a while is no reason to throw its cluster away.
+hung_cluster_is_kept() {
+  use smoke-api
+  kubectl create configmap precious
+  kill -STOP "$(cat "$STATE/run/apiserver.pid")"
+  trap 'kill -CONT "$(cat "$STATE/run/apiserver.pid")"' EXIT
+  refused "does not answer" "$TESTBED" up --cluster smoke-api --mode apiserver
+  refused "does not answer" "$TESTBED" status --cluster smoke-api
+  kill -CONT "$(cat "$STATE/run/apiserver.pid")"
+  trap - EXIT
+  within 30 kubectl get configmap precious
+}
+
 # While one `up` runs, another is refused, and so is a `down`.
 concurrent_up_is_refused() {
   "$TESTBED" up --cluster smoke-twice --mode apiserver &
@@ -65,6 +78,7 @@ inventory 'smoke-*' >"$SCRATCH/inventory-api"
 check "API server alone comes up" 60 apiserver_comes_up
 check "its controllers work" 60 apiserver_has_controllers
 check "a second up of a running cluster is refused" 20 second_up_is_refused
+check "a cluster whose API server hangs is kept" 60 hung_cluster_is_kept
 check "up and down beside a running up are refused; two clusters live side by side" 60 concurrent_up_is_refused
 check "env, status and logs" 20 env_is_fit_for_eval
 check "down leaves nothing of it" 30 apiserver_goes

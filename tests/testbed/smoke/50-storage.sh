@@ -91,6 +91,10 @@ volume_turns_read_only() {
   equal "$(in_writer 0 'cat /data/file')" kept "what is there can be read"
   contains "$("$TESTBED" volume ls --cluster smoke | grep data-writer-0)" read-only
   refused "is in use" "$TESTBED" volume restore smoke-disk/data-writer-0 --cluster smoke
+  # And then nothing has changed: it is mounted, read-only, and a second look says so.
+  refused "Read-only file system" in_writer 0 'echo no > /data/new'
+  contains "$("$TESTBED" volume ls --cluster smoke | grep data-writer-0)" read-only
+  node_run "$(writer_node 0 | tr -dc 0-9)" mountpoint "/volumes/$(writer_volume 0)"
 }
 
 volume_is_lost() {

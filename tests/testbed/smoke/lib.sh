@@ -19,10 +19,16 @@ mkdir -p "$SMOKE_LOGS"
 # check NAME LIMIT_SECONDS FUNCTION: one test. The function runs in a shell of its own where the first failing command
 # ends it; its output is shown only when it fails.
 check() {
-  local name=$1 limit=$2 function=$3 log start rc=0 watchdog
+  local name=$1 limit=$2 function=$3 log start rc=0 watchdog ignored
   log=$SMOKE_LOGS/$function.log
   start=$(now_us)
-  # Never call `check` (or what calls it) inside a condition: there bash ignores `set -e`, in every subshell too.
+  # Inside a condition bash ignores `set -e`, in every subshell too, and every test would pass.
+  ignored=$(set -e; false; echo yes)
+  if [ -n "$ignored" ]; then
+    FAILED=$((FAILED + 1))
+    echo "FAILED - $name: check was called inside a condition"
+    return
+  fi
   (
     trap - EXIT INT TERM
     set -eEx
