@@ -5,6 +5,8 @@
 //! server's exec, which joins its standard input and output to that socket. So nothing needs a Service, a port or a
 //! credential of the cluster in the pod, and a dropped exec is attached again without a loss ([`link`], [`server`]).
 //!
+//! The watchdog is the exception: nobody attaches to it, and it does need the API server, for that is where it reverts.
+//!
 //! **Architecture invariant:** an agent undoes by itself whatever it did when nobody renews its time to live, and it
 //! needs neither the API server nor the network for that.
 
@@ -15,6 +17,7 @@ pub mod pods;
 pub mod processes;
 pub mod protocol;
 pub mod server;
+pub mod watchdog;
 mod wire;
 
 pub use link::{ClockLink, Events, Link, LinkError, LinkEvent, LinkSpec, LinkState, Transport};

@@ -31,6 +31,15 @@ pub enum AgentKind {
         /// Nodes that faults of the drill act on.
         avoid_nodes: Vec<String>,
     },
+    /// Reverts the drill when its runner is lost; without privileges but those of its ServiceAccount, and not on these nodes.
+    Watchdog {
+        /// Nodes that faults of the drill act on.
+        avoid_nodes: Vec<String>,
+        /// The ServiceAccount it acts as.
+        service_account: String,
+        /// How long the drill's Leases live without renewal.
+        lease: Dur,
+    },
     /// Acts on the processes of one node; privileged.
     NodeHelper {
         /// The node.
@@ -43,6 +52,7 @@ impl AgentKind {
     pub const fn role(&self) -> &'static str {
         match self {
             Self::Observer { .. } => "observer",
+            Self::Watchdog { .. } => "watchdog",
             Self::NodeHelper { .. } => "node-helper",
         }
     }
@@ -51,6 +61,7 @@ impl AgentKind {
     pub fn pod_name(&self, drill: &str) -> String {
         match self {
             Self::Observer { .. } => fit(format!("observer-{drill}")),
+            Self::Watchdog { .. } => fit(format!("watchdog-{drill}")),
             Self::NodeHelper { node } => fit(format!("node-helper-{drill}-{node}")),
         }
     }
@@ -95,6 +106,7 @@ impl PodSpec {
         let name = self.kind.pod_name(&self.drill);
         let command = match self.kind {
             AgentKind::Observer { .. } => "observe",
+            AgentKind::Watchdog { .. } => "watchdog",
             AgentKind::NodeHelper { .. } => "node",
         };
         let env: Vec<Value> = [("FIREDRILL_DRILL", &self.drill), ("FIREDRILL_TOKEN", &self.token)]
@@ -138,24 +150,24 @@ impl PodSpec {
             }
             AgentKind::Observer { avoid_nodes } => {
                 container["resources"] = json!({"requests": {"cpu": "50m", "memory": "48Mi"}, "limits": {"memory": "128Mi"}});
-                container["securityContext"] = json!({
-                    "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
-                });
-                spec["securityContext"] = json!({
-                    "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"},
-                });
-                if !avoid_nodes.is_empty() {
-                    let outside = json!({"key": "metadata.name", "operator": "NotIn", "values": avoid_nodes});
-                    // One value a requirement: that is all that `matchFields` takes.
-                    let fields: Vec<Value> = avoid_nodes
-                        .iter()
-                        .map(|node| {
-                            let mut f = outside.clone();
-                            f["values"] = json!([node]);
-                            f
-                        })
-                        .collect();
-                    spec["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": fields}]}}});
+                unprivileged(&mut spec, &mut container);
+                keep_off(&mut spec, avoid_nodes);
+            }
+            AgentKind::Watchdog { avoid_nodes, service_account, lease } => {
+                container["resources"] = json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}});
+                unprivileged(&mut spec, &mut container);
+                keep_off(&mut spec, avoid_nodes);
+                spec["serviceAccountName"] = json!(service_account);
+                spec["automountServiceAccountToken"] = json!(true);
+                // Whatever ends it early, it begins anew and looks at the record again.
+                spec["restartPolicy"] = json!("OnFailure");
+                // A node that is cut off for a while must not cost the drill its watchdog.
+                let stays =
+                    |taint: &str| json!({"key": format!("node.kubernetes.io/{taint}"), "operator": "Exists", "effect": "NoExecute"});
+                spec["tolerations"] = json!([stays("not-ready"), stays("unreachable")]);
+                if let Some(env) = container["env"].as_array_mut() {
+                    env.push(json!({"name": "FIREDRILL_NAMESPACE", "value": self.place.namespace}));
+                    env.push(json!({"name": "FIREDRILL_LEASE", "value": lease.to_string()}));
                 }
             }
         }
@@ -174,6 +186,26 @@ impl PodSpec {
     fn failed(&self, why: impl Into<String>) -> LinkError {
         LinkError::NotPlaced { at: format!("pod {}/{}", self.place.namespace, self.kind.pod_name(&self.drill)), why: why.into() }
     }
+}
+
+/// What Pod Security's *restricted* asks for, and a root file system that is only read.
+fn unprivileged(spec: &mut Value, container: &mut Value) {
+    container["securityContext"] =
+        json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}});
+    spec["securityContext"] = json!({
+        "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"},
+    });
+}
+
+/// Keeps a pod off nodes.
+fn keep_off(spec: &mut Value, nodes: &[String]) {
+    if nodes.is_empty() {
+        return;
+    }
+    // One value a requirement: that is all that `matchFields` takes.
+    let fields: Vec<Value> = nodes.iter().map(|node| json!({"key": "metadata.name", "operator": "NotIn", "values": [node]})).collect();
+    spec["affinity"] =
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": fields}]}}});
 }
 
 /// Makes firedrill's own namespace if it is missing. One that is there is left as it is.
@@ -204,22 +236,20 @@ fn post() -> PostParams {
     PostParams { field_manager: Some(labels::MANAGER.to_owned()), ..PostParams::default() }
 }
 
-/// Puts an agent in its place, or finds the one that an earlier runner of the same drill has put there, and attaches to it.
-/// Returns the link and the pod's name. Takes at most `limit`.
+/// Creates an agent's pod, or finds the one that an earlier runner of the same drill has made.
 ///
 /// # Errors
-/// When the pod is refused, does not come up in time (with the kubelet's reason), or does not answer.
-pub async fn place(cluster: &Cluster, spec: &PodSpec, clock: &Clock, limit: Duration) -> Result<(Link, Events, String), LinkError> {
-    let deadline = tokio::time::Instant::now() + limit;
+/// When the pod is refused, or one of that name is in the way.
+pub async fn make(cluster: &Cluster, spec: &PodSpec, deadline: tokio::time::Instant) -> Result<Pod, LinkError> {
     let namespace = &spec.place.namespace;
     let name = spec.kind.pod_name(&spec.drill);
     ensure_namespace(cluster, namespace).await.map_err(|e| spec.failed(e.to_string()))?;
     let api: Api<Pod> = cluster.api(namespace);
     let manifest = spec.manifest()?;
-    let token = loop {
+    loop {
         let what = format!("create pod {namespace}/{name}");
         match cluster.call(&what, api.create(&post(), &manifest)).await {
-            Ok(_) => break spec.token.clone(),
+            Ok(pod) => return Ok(pod),
             Err(e) if e.is_conflict() => {}
             Err(e) if e.is_forbidden() && e.to_string().contains("PodSecurity") => {
                 let hint =
@@ -233,14 +263,32 @@ pub async fn place(cluster: &Cluster, spec: &PodSpec, clock: &Clock, limit: Dura
         if found.labels().get(labels::DRILL) != Some(&spec.drill) {
             return Err(spec.failed("a pod of that name exists and is not of this drill; delete it, if it is not wanted"));
         }
-        let over = matches!(found.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
-        if !over && found.metadata.deletion_timestamp.is_none() {
-            break token_of(&found).unwrap_or_else(|| spec.token.clone());
+        if !is_over(&found) && found.metadata.deletion_timestamp.is_none() {
+            return Ok(found);
         }
         remove_pod(cluster, &found, deadline.saturating_duration_since(tokio::time::Instant::now()))
             .await
             .map_err(|why| spec.failed(why))?;
-    };
+    }
+}
+
+/// Whether nothing runs in a pod any more, and never will.
+pub fn is_over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+/// Puts an agent in its place, or finds the one that an earlier runner of the same drill has put there, and attaches to it.
+/// Returns the link and the pod's name. Takes at most `limit`.
+///
+/// # Errors
+/// When the pod is refused, does not come up in time (with the kubelet's reason), or does not answer.
+pub async fn place(cluster: &Cluster, spec: &PodSpec, clock: &Clock, limit: Duration) -> Result<(Link, Events, String), LinkError> {
+    let deadline = tokio::time::Instant::now() + limit;
+    let namespace = &spec.place.namespace;
+    let name = spec.kind.pod_name(&spec.drill);
+    let pod = make(cluster, spec, deadline).await?;
+    let token = token_of(&pod).unwrap_or_else(|| spec.token.clone());
+    let api: Api<Pod> = cluster.api(namespace);
     let wait = tokio::time::timeout_at(deadline, wait_running(&api, &name));
     match wait.await {
         Ok(Ok(())) => {}
@@ -288,11 +336,7 @@ async fn wait_running(api: &Api<Pod>, name: &str) -> Result<(), String> {
             Some(phase @ ("Succeeded" | "Failed")) => return Err(format!("it is {phase}: {}", waiting_for(&pod))),
             _ => {}
         }
-        let why = waiting_for(&pod);
-        if ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError"]
-            .iter()
-            .any(|r| why.contains(r))
-        {
+        if let Some(why) = hopeless(&pod) {
             return Err(why);
         }
     }
@@ -304,8 +348,15 @@ fn is_ready(pod: &Pod) -> bool {
     statuses.is_some_and(|all| all.iter().all(|c| c.state.as_ref().is_some_and(|s| s.running.is_some())))
 }
 
+/// What keeps a pod from ever running by itself, if something does.
+pub fn hopeless(pod: &Pod) -> Option<String> {
+    let why = waiting_for(pod);
+    let reasons = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError"];
+    (is_over(pod) || reasons.iter().any(|reason| why.contains(reason))).then_some(why)
+}
+
 /// What a pod that is not running waits for, in the kubelet's or the scheduler's words.
-fn waiting_for(pod: &Pod) -> String {
+pub fn waiting_for(pod: &Pod) -> String {
     let Some(status) = &pod.status else { return "no status yet".to_owned() };
     let mut said = Vec::new();
     for c in status.container_statuses.iter().flatten() {
@@ -342,10 +393,9 @@ pub async fn remove(cluster: &Cluster, namespace: &str, name: &str, limit: Durat
 async fn remove_pod(cluster: &Cluster, pod: &Pod, limit: Duration) -> Result<(), String> {
     let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
     let api: Api<Pod> = cluster.api(&namespace);
-    let over = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
     let params = DeleteParams {
         // Nothing runs in it any more: no need to wait for the kubelet.
-        grace_period_seconds: over.then_some(0),
+        grace_period_seconds: is_over(pod).then_some(0),
         preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
         ..DeleteParams::default()
     };
@@ -396,6 +446,32 @@ mod tests {
         assert_eq!(terms.as_array().unwrap().len(), 1, "several terms would be alternatives");
         assert_eq!(terms[0]["matchFields"].as_array().unwrap().len(), 2);
         assert_eq!(s["automountServiceAccountToken"], json!(false));
+    }
+
+    #[test]
+    fn a_watchdog_is_restricted_stays_off_the_nodes_of_the_drill_and_begins_anew() {
+        let kind = AgentKind::Watchdog { avoid_nodes: vec!["a".to_owned()], service_account: "w".to_owned(), lease: Dur::from_secs(15) };
+        let pod = serde_json::to_value(spec(kind).manifest().unwrap()).unwrap();
+        let (s, c) = (&pod["spec"], &pod["spec"]["containers"][0]);
+        assert_eq!((&s["serviceAccountName"], &s["automountServiceAccountToken"]), (&json!("w"), &json!(true)));
+        assert_eq!((&s["restartPolicy"], &s["hostPID"], &s["hostNetwork"]), (&json!("OnFailure"), &Value::Null, &Value::Null));
+        assert_eq!(
+            (&s["securityContext"]["runAsNonRoot"], &s["securityContext"]["seccompProfile"]["type"]),
+            (&json!(true), &json!("RuntimeDefault"))
+        );
+        assert_eq!(
+            c["securityContext"],
+            json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}})
+        );
+        assert!(s["tolerations"].as_array().unwrap().iter().all(|t| t.get("tolerationSeconds").is_none()));
+        assert_eq!(
+            s["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0]["matchFields"][0]["values"],
+            json!(["a"])
+        );
+        let env: Vec<&str> = c["env"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap()).collect();
+        for name in ["FIREDRILL_DRILL", "FIREDRILL_NAMESPACE", "FIREDRILL_LEASE", "FIREDRILL_POD_UID"] {
+            assert!(env.contains(&name), "{name} is not in {env:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Subcommand};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{
@@ -12,8 +13,10 @@ use crate::{
         processes::Proc,
         protocol::SOCKET,
         server::{self, Config, EventsOut, Listen},
+        watchdog,
     },
     clock::Clock,
+    cluster::{self, Cluster},
     exit::Exit,
     scenario::types::Dur,
 };
@@ -37,6 +40,8 @@ enum What {
         #[arg(long, default_value_t = 0, allow_negative_numbers = true, hide = true)]
         clock_offset_us: i64,
     },
+    /// Revert a drill when its runner is lost.
+    Watchdog(WatchdogArgs),
     /// Join standard input and output to the agent's socket.
     Attach {
         /// The agent's socket.
@@ -74,9 +79,33 @@ pub(super) struct AgentArgs {
     buffer: usize,
 }
 
+/// What the watchdog is told.
+#[derive(Debug, Clone, ClapArgs)]
+pub(super) struct WatchdogArgs {
+    /// The drill.
+    #[arg(long, env = "FIREDRILL_DRILL")]
+    drill: String,
+    /// firedrill's own namespace.
+    #[arg(long, env = "FIREDRILL_NAMESPACE")]
+    namespace: String,
+    /// This pod's name.
+    #[arg(long, env = "FIREDRILL_POD", default_value = "watchdog")]
+    pod: String,
+    /// This pod's uid; without it nothing is said to the runner and no pod is removed at the end.
+    #[arg(long, env = "FIREDRILL_POD_UID", default_value = "")]
+    pod_uid: String,
+    /// How long the drill's Leases live, where they do not say so.
+    #[arg(long, env = "FIREDRILL_LEASE", default_value = "15s")]
+    lease: Dur,
+    /// A folder that may be written to.
+    #[arg(long, default_value = "/run/firedrill")]
+    scratch: PathBuf,
+}
+
 /// Runs it.
 pub(super) async fn run(args: Args) -> Exit {
     match args.what {
+        What::Watchdog(args) => watchdog(args).await,
         What::Node(args) => {
             let (orders, rx) = mpsc::channel(64);
             let events = EventsOut::new(args.buffer);
@@ -115,6 +144,63 @@ async fn serve(
             eprintln!("firedrill agent {}: ended, not clean: {why}", args.pod);
             Exit::NotClean
         }
+    }
+}
+
+/// How long the API server may be away at the start; the kubelet begins the pod anew after that.
+const CONNECT_LIMIT: Duration = Duration::from_secs(120);
+
+async fn watchdog(args: WatchdogArgs) -> Exit {
+    let WatchdogArgs { drill, namespace, pod, pod_uid, lease, scratch } = args;
+    let config = watchdog::Config { drill, namespace, pod, pod_uid, lease, scratch };
+    let stop = CancellationToken::new();
+    let signals = tokio::spawn(stop_at_a_signal(stop.clone()));
+    let ended = tokio::select! {
+        biased;
+        connected = connected() => match connected {
+            Ok(cluster) => watchdog::run(&cluster, &Clock::host_as(&format!("watchdog/{}", config.pod)), &config, &stop).await,
+            Err(why) => Err(why),
+        },
+        () = stop.cancelled() => Ok("told to stop".to_owned()),
+    };
+    signals.abort();
+    // It was told to end just above.
+    drop(signals.await);
+    // Not tracing: this line is what the kubelet keeps as the pod's last word.
+    match ended {
+        Ok(why) => {
+            eprintln!("firedrill agent watchdog: ended: {why}");
+            Exit::Passed
+        }
+        Err(why) => {
+            eprintln!("firedrill agent watchdog: ended: {why}");
+            Exit::Refused
+        }
+    }
+}
+
+async fn connected() -> Result<Cluster, String> {
+    let began = tokio::time::Instant::now();
+    loop {
+        match cluster::connect(None).await {
+            Ok(cluster) => return Ok(cluster),
+            Err(error) if began.elapsed() >= CONNECT_LIMIT => return Err(error.to_string()),
+            Err(error) => eprintln!("firedrill agent watchdog: {error}"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// The main process of a container gets no signal that it does not handle.
+async fn stop_at_a_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    if let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        tokio::select! {
+            biased;
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+        }
+        stop.cancel();
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Stamp},
-    drill::{Ack, AckAction, Drill, DrillOptions},
+    drill::{Ack, AckAction, Drill, DrillOptions, Takeover},
     exit::Exit,
     plan::Plan,
     report,
@@ -61,7 +61,14 @@ pub(crate) struct How {
 impl How {
     /// The options of the drill.
     pub(crate) fn options(&self, confirmed_by: Option<String>) -> DrillOptions {
-        DrillOptions { by: whoami(), confirmed_by, auto_ack: self.auto_ack, lease: self.lease, out: self.out.clone() }
+        DrillOptions {
+            by: whoami(),
+            confirmed_by,
+            auto_ack: self.auto_ack,
+            lease: self.lease,
+            out: self.out.clone(),
+            takeover: Takeover::default(),
+        }
     }
 
     fn mode(&self) -> Mode {
@@ -206,7 +213,16 @@ pub(crate) async fn finish(drill: Arc<Drill>, how: &How) -> Exit {
     }
     let state = drill.state();
     let unsettled = state.faults.values().any(|fault| !fault.is_settled());
-    if !end.clean && (unsettled || state.ended.is_some()) {
+    if state.ended_elsewhere {
+        eprintln!("whoever took drill {} over has reverted it and ended it clean", drill.name());
+    } else if state.lease_lost.is_some() && (unsettled || !state.faults.is_empty()) {
+        let name = drill.name();
+        eprintln!(
+            "NOT CLEAN as far as this runner knows: the drill is in other hands; see `firedrill status {name}`. If those are gone too: firedrill \
+             revert {name}"
+        );
+        exit = Exit::NotClean;
+    } else if !end.clean && (unsettled || state.ended.is_some()) {
         eprintln!("NOT CLEAN: something of this drill is left; undo it with: firedrill revert {}", drill.name());
         exit = Exit::NotClean;
     }

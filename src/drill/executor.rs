@@ -1,6 +1,7 @@
 //! The executor: performs the action that [`next`](super::next()) names, appends the events, and goes on until the drill is over.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex as SyncMutex},
     time::Duration,
@@ -17,7 +18,9 @@ use crate::{
     clock::Clock,
     cluster::Cluster,
     fault::FaultCx,
-    journal::{Event, Inbox, Journal, JournalError, Log, Record, RecordStore, ResumeIntent, SteadyPhase, StoredRecord},
+    journal::{
+        Event, Inbox, Journal, JournalError, Log, Record, RecordStore, ResumeIntent, SteadyPhase, StoredRecord, find_record, record_exists,
+    },
     plan::{Plan, Touched},
     probe::Board,
     scenario::types::{Dur, ProbeState},
@@ -36,6 +39,19 @@ pub struct DrillOptions {
     pub lease: Dur,
     /// Where the evidence goes: one folder a drill.
     pub out: PathBuf,
+    /// For one who takes a drill over: what it knows already.
+    pub takeover: Takeover,
+}
+
+/// What one who takes a drill over knows already.
+#[derive(Debug, Clone, Default)]
+pub struct Takeover {
+    /// What it is called in the Leases: `watchdog`; empty for a person's.
+    pub role: &'static str,
+    /// Versions, by name, of Leases that it has watched for longer than they live without a change.
+    pub lapsed: BTreeMap<String, String>,
+    /// The uid of the pod it runs in: that one is not removed with the drill's other pods, but last, by itself.
+    pub own_pod: Option<String>,
 }
 
 /// The folder a drill leaves behind.
@@ -112,6 +128,8 @@ impl std::fmt::Debug for Drill {
 
 /// How long after an API server that is away came back reverts still begin by themselves.
 const RECONNECT_LIMIT: Duration = Duration::from_secs(120);
+/// How long a runner that was taken over from looks on to say how the drill ended.
+const ELSEWHERE_LIMIT: Duration = Duration::from_secs(30);
 
 impl Drill {
     /// A new drill: makes the evidence folder, the journal and the in-cluster record, with the plan as the first record.
@@ -163,21 +181,38 @@ impl Drill {
         options: DrillOptions,
     ) -> Result<Arc<Self>, DrillError> {
         let name = stored.drill.clone();
-        let evidence = Evidence::new(&options.out, &name);
-        let recorded: Vec<Record> = stored
-            .lines
-            .iter()
-            .map(|line| serde_json::from_str(line))
-            .collect::<Result<_, _>>()
-            .map_err(|e| JournalError::Record { doing: "read", name: name.clone(), detail: e.to_string() })?;
-        let Some(Event::Started { plan, .. }) = recorded.first().map(|r| r.event.clone()) else {
-            let detail = "it does not begin with the plan".to_owned();
-            return Err(JournalError::Record { doing: "read", name, detail }.into());
-        };
+        let (_, plan) = recorded(&stored)?;
         let own = plan.place.firedrill.namespace.clone();
-        let fence = Fence::new(cluster.client.clone(), &own, &name, &instance(), options.lease, clock.clone());
+        let fence = Fence::new(cluster.client.clone(), &own, &name, &instance(options.takeover.role), options.lease, clock.clone());
         // Before anything is written: a living runner keeps its record to itself.
-        fence.take(&plan.leases).await?;
+        fence.take_lapsed(&plan.leases, &options.takeover.lapsed).await?;
+        // Taking them may have taken its time: only now is the record nobody else's.
+        let taken = match find_record(&cluster.client, &own, &name).await {
+            Ok(Some(stored)) => Self::taken_over(cluster, clock, stored, intent, options, fence.clone()).await,
+            Ok(None) => Err(DrillError::Over(name)),
+            Err(error) => Err(error.into()),
+        };
+        if taken.is_err()
+            && let Err(error) = fence.give_back().await
+        {
+            tracing::warn!(%error, "Leases that were taken could not be given back");
+        }
+        taken
+    }
+
+    /// Goes on from a record, with its Leases held.
+    async fn taken_over(
+        cluster: Cluster,
+        clock: Clock,
+        stored: StoredRecord,
+        intent: ResumeIntent,
+        options: DrillOptions,
+        fence: Fence,
+    ) -> Result<Arc<Self>, DrillError> {
+        let name = stored.drill.clone();
+        let evidence = Evidence::new(&options.out, &name);
+        let (recorded, plan) = recorded(&stored)?;
+        let own = plan.place.firedrill.namespace.clone();
         let mut store = RecordStore::adopt(cluster.client.clone(), &own, &stored);
         let (log, records) = if evidence.journal().exists() {
             let (mut log, mut records) = Log::reopen(&evidence.journal())?;
@@ -199,7 +234,7 @@ impl Drill {
         };
         let state = DrillState::replay(&records)?;
         let by = options.by.clone();
-        let mut drill = Self::build(cluster, clock, Arc::new(*plan), &name, log, store, state, options, evidence);
+        let mut drill = Self::build(cluster, clock, Arc::new(plan), &name, log, store, state, options, evidence);
         let taken = drill.state();
         if let Some(fresh) = Arc::get_mut(&mut drill) {
             fresh.fence = fence;
@@ -261,7 +296,7 @@ impl Drill {
         let own = plan.place.firedrill.namespace.clone();
         let journal = Journal::new(log, Some(store), clock.clone(), listener);
         Arc::new(Self {
-            fence: Fence::new(cluster.client.clone(), &own, name, &instance(), options.lease, clock.clone()),
+            fence: Fence::new(cluster.client.clone(), &own, name, &instance(options.takeover.role), options.lease, clock.clone()),
             acks: Acks::new(options.auto_ack, clock.clone()),
             inbox: Inbox::new(cluster.client.clone(), &own, name),
             faults: FaultCx::new(cluster.clone(), clock.clone(), Arc::clone(&plan), name),
@@ -393,6 +428,28 @@ impl Drill {
         if let Err(error) = self.record(Event::LeaseLost { detail: why.to_owned() }).await {
             tracing::error!(%error, "the loss of the Leases could not be journalled");
         }
+        if self.ends_elsewhere().await
+            && let Err(error) = self.record(Event::EndedElsewhere { at: self.clock.now() }).await
+        {
+            tracing::error!(%error, "the drill's end elsewhere could not be journalled");
+        }
+    }
+
+    /// Whether whoever took over ends the drill clean, looking on for a while. Its record goes only then.
+    async fn ends_elsewhere(&self) -> bool {
+        let own = &self.plan.place.firedrill.namespace;
+        let began = tokio::time::Instant::now();
+        loop {
+            match record_exists(&self.cluster.client, own, &self.name).await {
+                Ok(false) => return true,
+                Ok(true) => {}
+                Err(error) => tracing::debug!(%error, "it cannot be seen how the drill ends"),
+            }
+            if began.elapsed() >= ELSEWHERE_LIMIT {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     }
 
     async fn finish(&self) -> DrillEnd {
@@ -522,7 +579,22 @@ fn make_dir(evidence: &Evidence) -> Result<(), DrillError> {
         .map_err(|source| JournalError::File { doing: "create", path: evidence.samples().display().to_string(), source }.into())
 }
 
+/// The records of a stored record, and the plan that the first of them holds.
+fn recorded(stored: &StoredRecord) -> Result<(Vec<Record>, Plan), JournalError> {
+    let unreadable = |detail: String| JournalError::Record { doing: "read", name: stored.drill.clone(), detail };
+    let records: Vec<Record> =
+        stored.lines.iter().map(|line| serde_json::from_str(line)).collect::<Result<_, _>>().map_err(|e| unreadable(e.to_string()))?;
+    match records.first().map(|first| &first.event) {
+        Some(Event::Started { plan, .. }) => {
+            let plan = (**plan).clone();
+            Ok((records, plan))
+        }
+        _ => Err(unreadable("it does not begin with the plan".to_owned())),
+    }
+}
+
 /// Tells two runners of the same drill apart.
-fn instance() -> String {
-    format!("{:08x}", rand::random::<u32>())
+fn instance(role: &str) -> String {
+    let number = rand::random::<u32>();
+    if role.is_empty() { format!("{number:08x}") } else { format!("{role}-{number:08x}") }
 }

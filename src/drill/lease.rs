@@ -94,12 +94,21 @@ impl Fence {
     /// # Errors
     /// One is held by a living drill, or the API server does not answer or refuses. What was taken until then is given back.
     pub async fn take(&self, names: &[String]) -> Result<(), LeaseError> {
+        self.take_lapsed(names, &BTreeMap::new()).await
+    }
+
+    /// As [`Self::take`], for one who has watched Leases already: those that are still at the version given here have not been
+    /// renewed for longer than they live, and are not waited for once more.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub async fn take_lapsed(&self, names: &[String], lapsed: &BTreeMap<String, String>) -> Result<(), LeaseError> {
         let mut names = names.to_vec();
         names.sort();
         names.dedup();
         let mut oldest_us = i64::MAX;
         for name in &names {
-            match self.take_one(name).await {
+            match self.take_one(name, lapsed.get(name)).await {
                 Ok((lease, sent_us)) => {
                     oldest_us = oldest_us.min(sent_us);
                     self.held.lock().await.insert(name.clone(), lease);
@@ -155,7 +164,7 @@ impl Fence {
         }
     }
 
-    async fn take_one(&self, name: &str) -> Result<(Lease, i64), LeaseError> {
+    async fn take_one(&self, name: &str, lapsed: Option<&String>) -> Result<(Lease, i64), LeaseError> {
         let mut seen: Option<(Option<String>, i64)> = None;
         loop {
             let sent_us = self.clock.now().mono_us;
@@ -184,6 +193,7 @@ impl Fence {
             let lives_us = i64::from(spec.lease_duration_seconds.unwrap_or(15)).saturating_mul(1_000_000);
             match &seen {
                 _ if ours => {}
+                _ if lapsed.is_some() && lapsed == version.as_ref() => {}
                 Some((before, since)) if *before == version => {
                     if now_us - since < lives_us {
                         tokio::time::sleep(Dur::from_millis(250).0).await;

@@ -14,13 +14,15 @@ mod reverts;
 mod state;
 mod steps;
 mod wait;
+mod watchdog;
 mod watchers;
 
 pub use acks::{Ack, AckAction, Acks, Question, ack_key};
-pub use executor::{Drill, DrillEnd, DrillOptions, Evidence};
+pub use executor::{Drill, DrillEnd, DrillOptions, Evidence, Takeover};
 pub use lease::{Fence, LeaseError};
 pub use next::{Action, next};
 pub use state::{DrillState, FaultState, IllegalTransition, StepState};
+pub(crate) use watchdog::{READY, UNABLE, WORD};
 
 /// Why a drill could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,9 @@ pub enum DrillError {
         /// Why.
         detail: String,
     },
+    /// There is nothing to take over.
+    #[error("drill {0} has ended meanwhile and is clean: nothing of it is left to take over")]
+    Over(String),
     /// This runner must not act any more.
     #[error("this runner has lost its Leases and changes nothing more: {0}; run `firedrill revert` to undo what is left")]
     Fenced(String),

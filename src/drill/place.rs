@@ -35,6 +35,8 @@ pub(super) struct Running {
 impl Drill {
     /// Places what is needed, inert, and starts the probes.
     pub(super) async fn arm(self: &Arc<Self>) -> Result<(), DrillError> {
+        // First, because it has the longest to start; it is waited for last.
+        let watchdog = self.place_watchdog().await?;
         // What is slow in a fault (a helper on a node) is done now, with the targets of the plan; at the inject all is looked at
         // again, and what has moved is armed anew.
         for step in self.plan.leaf_steps() {
@@ -49,6 +51,9 @@ impl Drill {
             self.record(Event::Armed { what, pod }).await?;
         }
         self.start_probes().await?;
+        if let Some(watchdog) = watchdog {
+            self.watchdog_ready(&watchdog).await?;
+        }
         self.record(Event::ArmingDone { at: self.clock.now() }).await
     }
 
@@ -101,7 +106,9 @@ impl Drill {
     /// Ends the sampling; when this returns, everything seen is in the journal.
     pub(super) async fn stop_probes(&self, probes: Running) {
         let Running { set, mut drain, forward } = probes;
-        if let Err(error) = set.stop().await {
+        let fenced = self.state().lease_lost.is_some();
+        let stopped = if fenced { set.leave().await } else { set.stop().await };
+        if let Err(error) = stopped {
             tracing::warn!(%error, "sampling did not end as it should");
         }
         if tokio::time::timeout(DRAIN_LIMIT, &mut drain).await.is_err() {
@@ -142,7 +149,9 @@ impl Drill {
         let selector = format!("{}={}", labels::DRILL, self.name);
         let deadline = tokio::time::Instant::now() + REMOVE_LIMIT;
         loop {
-            let pods = self.cluster.list_all(&api, Some(&selector), "list the drill's pods").await.map_err(|e| e.to_string())?;
+            let mut pods = self.cluster.list_all(&api, Some(&selector), "list the drill's pods").await.map_err(|e| e.to_string())?;
+            // A watchdog that ends the drill removes its own pod when all is done.
+            pods.retain(|pod| self.options.takeover.own_pod.is_none() || pod.uid() != self.options.takeover.own_pod);
             if pods.is_empty() {
                 return Ok(());
             }

@@ -97,6 +97,8 @@ pub struct DrillState {
     pub leased: bool,
     /// This runner has been fenced off.
     pub lease_lost: Option<String>,
+    /// Whoever took over from this runner has ended the drill clean.
+    pub ended_elsewhere: bool,
     /// Observers placed and probes running, by this runner.
     pub armed: bool,
     /// The steady state before the first step.
@@ -170,6 +172,7 @@ impl DrillState {
                 self.leased = false;
                 self.lease_lost = Some(detail.clone());
             }
+            Event::EndedElsewhere { .. } => self.ended_elsewhere = true,
             Event::ArmingDone { .. } => self.armed = true,
             Event::SteadyState { phase: SteadyPhase::Before, held, .. } => self.steady_before = Some(*held),
             Event::SteadyState { phase: SteadyPhase::After, held, .. } => self.steady_after = Some(*held),

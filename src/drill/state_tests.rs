@@ -51,6 +51,7 @@ fn plan() -> Plan {
         scope: Scope::default(),
         warnings: vec![],
         rbac: vec![],
+        watchdog: None,
         expected: (Dur::ZERO, Dur::ZERO),
     }
 }

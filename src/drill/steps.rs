@@ -168,6 +168,9 @@ impl Drill {
             Ok(Some(stop)) => return Ok(failed(format!("refused, nothing was changed: {stop}"))),
             Err(error) => return Ok(failed(format!("refused, nothing was changed: it is unknown whether drills are stopped: {error}"))),
         }
+        if let Err(why) = self.watchdog_there().await {
+            return Ok(failed(format!("refused, nothing was changed: {why}")));
+        }
         let touched = self.touched.lock().await.clone();
         let rechecked = match plan::recheck(&self.cluster, &self.plan, &step.path, &touched).await {
             Ok(rechecked) => rechecked,
@@ -200,7 +203,9 @@ impl Drill {
         }
         let start = self.clock.now();
         // Never cancelled half-way: a request that is still under way could land after its revert.
-        let (start, end) = match fault::inject(&self.faults, spec, &prepared.undo).await {
+        let injected = fault::inject(&self.faults, spec, &prepared.undo).await;
+        self.undo_if_fenced(&prepared.undo).await?;
+        let (start, end) = match injected {
             Ok(times) => times,
             Err(error) => {
                 self.record(Event::InjectFailed { fault: id, detail: error.to_string(), start }).await?;
@@ -220,6 +225,17 @@ impl Drill {
                 Ok(failed(format!("no proof that it bit: {error}")))
             }
         }
+    }
+
+    /// A runner that fell asleep between its last look and its change wakes up and changes something that whoever took over
+    /// could not see and has reverted already. Nobody else knows of it: it is undone by the one who did it.
+    async fn undo_if_fenced(&self, undo: &fault::Undo) -> Result<(), DrillError> {
+        let Err(fenced) = self.may_act().await else { return Ok(()) };
+        match fault::revert(&self.faults, undo).await {
+            Ok((result, detail)) => tracing::warn!(?result, detail, "changed something after the Leases were lost, and undid it"),
+            Err(error) => tracing::error!(%error, "changed something after the Leases were lost, and could not undo it"),
+        }
+        Err(fenced)
     }
 
     /// Watches whether a fault holds, and reverts it by itself after its `for`.

@@ -70,6 +70,12 @@ pub enum Event {
         /// Why.
         detail: String,
     },
+    /// This runner was taken over from, and whoever did that has ended the drill clean: its record is gone from the cluster,
+    /// and a record goes only when all faults are reverted and nothing is left.
+    EndedElsewhere {
+        /// When that was seen.
+        at: Stamp,
+    },
     /// Offset between the runner's clock and another one, by ping.
     ClockLinked {
         /// The other clock.

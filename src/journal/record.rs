@@ -240,20 +240,49 @@ pub async fn find_records(client: &Client, namespace: &str) -> Result<Vec<Stored
         name: namespace.to_owned(),
         detail: e.to_string(),
     })?;
-    Ok(found
-        .items
-        .into_iter()
-        .filter_map(|map| {
-            let drill = map.labels().get(labels::DRILL)?.clone();
-            let resource_version = map.resource_version();
-            let mut data = map.data?;
-            let mut lines = vec![data.remove(STARTED)?];
-            lines.extend(data.remove(EVENTS).unwrap_or_default().lines().map(str::to_owned));
-            let head = data.remove(HEAD).unwrap_or_default();
-            let scenario = data.remove(SCENARIO).unwrap_or_default();
-            Some(StoredRecord { drill, lines, head, scenario, resource_version })
-        })
-        .collect())
+    Ok(found.items.into_iter().filter_map(stored).collect())
+}
+
+fn stored(map: ConfigMap) -> Option<StoredRecord> {
+    let drill = map.labels().get(labels::DRILL)?.clone();
+    let resource_version = map.resource_version();
+    let mut data = map.data?;
+    let mut lines = vec![data.remove(STARTED)?];
+    lines.extend(data.remove(EVENTS).unwrap_or_default().lines().map(str::to_owned));
+    let head = data.remove(HEAD).unwrap_or_default();
+    let scenario = data.remove(SCENARIO).unwrap_or_default();
+    Some(StoredRecord { drill, lines, head, scenario, resource_version })
+}
+
+/// The record of one drill; none when there is none: the drill has ended clean.
+///
+/// # Errors
+/// The API server does not answer or refuses, or what is there is no record.
+pub async fn find_record(client: &Client, namespace: &str, drill: &str) -> Result<Option<StoredRecord>, JournalError> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let name = name_of(drill);
+    let failed = |detail: String| JournalError::Record { doing: "read", name: format!("{namespace}/{name}"), detail };
+    match limited("read", &name, api.get_opt(&name)).await?.map_err(|e| failed(e.to_string()))? {
+        None => Ok(None),
+        Some(map) => stored(map).map(Some).ok_or_else(|| failed("it is no record of a drill".to_owned())),
+    }
+}
+
+/// Whether a drill's record is there, without reading what is in it.
+///
+/// # Errors
+/// The API server does not answer or refuses.
+pub async fn record_exists(client: &Client, namespace: &str, drill: &str) -> Result<bool, JournalError> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let name = name_of(drill);
+    let found = limited("read", &name, api.get_metadata_opt(&name)).await?;
+    let found = found.map_err(|e| JournalError::Record { doing: "read", name, detail: e.to_string() })?;
+    Ok(found.is_some())
+}
+
+/// The name of the ConfigMap that is a drill's record.
+pub fn record_name(drill: &str) -> String {
+    name_of(drill)
 }
 
 /// The inbox of a drill: a second ConfigMap, so that those who leave word do not disturb the record.

@@ -41,6 +41,12 @@ impl FaultView<'_> {
     pub fn asks_budgets(&self) -> bool {
         self.breaks == Breaks::Pods || self.kind == "scale"
     }
+
+    /// Whether it stays in force until somebody undoes it through the API server. What a node helper does ends with the
+    /// helper's time to live, and pods that were killed are brought back by their owners.
+    pub fn undone_through_api(&self) -> bool {
+        !self.helper && self.breaks != Breaks::Pods
+    }
 }
 
 const POD: &[&str] = &["Pod"];

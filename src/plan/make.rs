@@ -11,7 +11,7 @@ use super::{
     seen::{NamedKind, Snapshot},
     types::*,
 };
-use crate::scenario::types::{Dur, Endpoint, Environment, Objective, OneOf as _, Probe, Scenario, Step, UndoPolicy, Vantage};
+use crate::scenario::types::{CutHow, Dur, Endpoint, Environment, Objective, OneOf as _, Probe, Scenario, Step, UndoPolicy, Vantage};
 
 /// All that a plan is made of.
 #[derive(Debug, Clone, Copy)]
@@ -97,14 +97,44 @@ pub fn make(inputs: &Inputs<'_>) -> Result<Plan, Refused> {
         scope,
         warnings: Vec::new(),
         rbac: Vec::new(),
+        watchdog: None,
         expected: (Dur::ZERO, Dur::ZERO),
     };
     let (expected, more) = expected::expected(&plan);
     plan.expected = expected;
     found.warnings.extend(more);
+    found.warnings.extend(unguarded(&plan));
     plan.warnings = once(found.warnings);
     plan.rbac = rbac::needed(&plan, inputs.snapshot);
+    if let Some(watchdog) = plan.guarded_by() {
+        let service_account = watchdog.service_account.clone();
+        plan.watchdog = Some(PlannedWatchdog { service_account, rbac: rbac::of_watchdog(&plan) });
+    }
     Ok(plan)
+}
+
+/// What nobody would undo if the runner were lost, because the environment has no watchdog.
+fn unguarded(plan: &Plan) -> Option<String> {
+    if plan.place.firedrill.watchdog.is_some() {
+        return None;
+    }
+    let steps = plan.leaf_steps().into_iter().filter_map(|step| {
+        let fault = step.spec.inject.as_ref()?;
+        let view = kinds::fault(fault).filter(kinds::FaultView::undone_through_api)?;
+        // A killed Job has nothing to undo: its CronJob starts the next one.
+        if fault.cut_backup_job.as_ref().is_some_and(|cut| cut.how == CutHow::KillRunning) {
+            return None;
+        }
+        (step.undo != Some(UndoPolicy::None)).then(|| format!("`{}` of step `{}`", view.kind, step.title))
+    });
+    let steps: Vec<String> = steps.collect();
+    (!steps.is_empty()).then(|| {
+        format!(
+            "no watchdog: if the runner's machine is lost, {} stay until `firedrill revert`; the environment's \
+             `firedrill: {{watchdog: {{serviceAccount: NAME}}}}` has it reverted",
+            steps.join(", ")
+        )
+    })
 }
 
 /// The name of a Lease; names of namespaces and nodes are shorter than names of objects may be, but for the longest nodes'.

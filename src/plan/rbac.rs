@@ -86,6 +86,12 @@ pub fn needed(plan: &Plan, snapshot: &Snapshot) -> Vec<Permission> {
     for step in plan.leaf_steps() {
         of_step(plan, step, &mut rules);
     }
+    nothing_left(plan, &mut rules);
+    of_probes(plan, snapshot, &mut rules);
+    rules.into_permissions()
+}
+
+fn nothing_left(plan: &Plan, rules: &mut Rules) {
     // One that runs in a pod that is there makes nothing.
     let makes = |r: &Runbook| r.cron_job.is_some() || r.run_in.as_ref().is_some_and(|place| place.job.is_some());
     let runbook = plan.leaf_steps().iter().any(|step| step.spec.runbook.as_ref().is_some_and(makes));
@@ -96,8 +102,6 @@ pub fn needed(plan: &Plan, snapshot: &Snapshot) -> Vec<Permission> {
             rules.all(namespace, group, resource, verbs, "nothing of the drill is left");
         }
     }
-    of_probes(plan, snapshot, &mut rules);
-    rules.into_permissions()
 }
 
 fn own_place(plan: &Plan, snapshot: &Snapshot, rules: &mut Rules) {
@@ -120,10 +124,15 @@ fn own_place(plan: &Plan, snapshot: &Snapshot, rules: &mut Rules) {
         "one Lease a namespace and node",
     );
     rules.all(own, "", "pods", &["list"], "nothing of the drill is left");
-    let helper = plan.leaf_steps().iter().any(|s| s.spec.inject.as_ref().and_then(kinds::fault).is_some_and(|v| v.helper));
+    let helper = needs_helper(plan);
     let observer = plan.probes.values().any(|p| p.from == Vantage::Cluster);
-    if observer {
-        rules.add(None, "", "nodes", None, &["list"], "the observer is kept off the nodes that a fault hits");
+    for (needed, who) in [(observer, "the observer"), (plan.guarded_by().is_some(), "the watchdog")] {
+        if needed {
+            rules.add(None, "", "nodes", None, &["list"], &format!("{who} is kept off the nodes that a fault hits"));
+        }
+    }
+    if plan.guarded_by().is_some() {
+        rules.all(own, "", "pods", &["create", "delete", "get", "list"], "the watchdog");
     }
     for (needed, why) in [(observer, "the observer"), (helper, "node helpers")] {
         if needed {
@@ -132,6 +141,60 @@ fn own_place(plan: &Plan, snapshot: &Snapshot, rules: &mut Rules) {
             rules.all(own, "", "pods/log", &["get"], why);
         }
     }
+}
+
+fn needs_helper(plan: &Plan) -> bool {
+    plan.leaf_steps().iter().any(|s| s.spec.inject.as_ref().and_then(kinds::fault).is_some_and(|v| v.helper))
+}
+
+/// The permissions that the drill's watchdog needs: to take the drill over out of its record, to revert every fault of it and
+/// prove that it is gone, and to remove what is left of it.
+pub fn of_watchdog(plan: &Plan) -> Vec<Permission> {
+    let mut rules = Rules::default();
+    let own = plan.place.firedrill.namespace.as_str();
+    rules.add(None, "", "namespaces", Some("kube-system"), &["get"], "its uid is the cluster's identity");
+    rules.all(own, "", "configmaps", &["create", "delete", "get", "patch"], "the drill's record and its inbox");
+    rules.all(own, "coordination.k8s.io", "leases", &["create", "delete", "get", "list", "update"], "the drill's Leases");
+    rules.all(own, "", "pods", &["delete", "get", "list"], "nothing of the drill is left");
+    rules.all(own, "", "events", &["create"], "it says what it did");
+    if needs_helper(plan) {
+        rules.add(None, "", "namespaces", Some(own), &["get"], "node helpers");
+        rules.all(own, "", "pods", &["create", "watch"], "node helpers");
+        rules.all(own, "", "pods/exec", EXEC, "node helpers");
+    }
+    for step in plan.leaf_steps() {
+        if let Some(fault) = &step.spec.inject {
+            of_revert(plan, fault, &format!("step {} ({})", step.path, step.title), &mut rules);
+        }
+    }
+    nothing_left(plan, &mut rules);
+    rules.into_permissions()
+}
+
+/// What reverting a fault and proving that it is gone need.
+fn of_revert(plan: &Plan, fault: &FaultSpec, why: &str, rules: &mut Rules) {
+    let Some(view) = kinds::fault(fault) else { return };
+    let Some(target) = view.target.and_then(|t| plan.targets.get(t)) else { return };
+    for object in target.chosen() {
+        let namespace = object.namespace.as_str();
+        if view.breaks == kinds::Breaks::Pods {
+            rules.all(namespace, "", "pods", &["get", "list"], why);
+            owner_rules(namespace, &object.owner, why, rules);
+        }
+        if fault.scale.is_some() {
+            rules.named(namespace, "apps", workloads(&object.kind), &object.name, &["get", "patch"], why);
+        }
+        if let Some(cut) = &fault.cut_backup_job {
+            rules.named(namespace, "batch", "cronjobs", &object.name, &["get", "patch"], why);
+            if cut.how == CutHow::KillRunning {
+                rules.all(namespace, "batch", "jobs", &["get"], why);
+            }
+        }
+    }
+}
+
+fn workloads(kind: &str) -> &'static str {
+    if kind == "Deployment" { "deployments" } else { "statefulsets" }
 }
 
 fn of_target(target: &Target, why: &str, rules: &mut Rules) {
@@ -185,8 +248,7 @@ fn of_fault(plan: &Plan, fault: &FaultSpec, why: &str, rules: &mut Rules) {
             rules.all(namespace, "", "pods", &["delete"], why);
         }
         if fault.scale.is_some() {
-            let resource = if object.kind == "Deployment" { "deployments" } else { "statefulsets" };
-            rules.named(namespace, "apps", resource, &object.name, &["get", "patch", "watch"], why);
+            rules.named(namespace, "apps", workloads(&object.kind), &object.name, &["get", "patch", "watch"], why);
         }
         if let Some(cut) = &fault.cut_backup_job {
             rules.named(namespace, "batch", "cronjobs", &object.name, &["get", "patch"], why);
@@ -338,14 +400,29 @@ pub fn yaml(plan: &Plan, subject: &Subject) -> String {
              pod-security.kubernetes.io/enforce: privileged\n---\n"
         );
     }
+    out += &roles(&name, plan.rbac.iter().filter(|p| !creates(p)), subject);
+    if let Some(watchdog) = &plan.watchdog {
+        let account = watchdog.service_account.as_str();
+        out += &format!(
+            "---\n# The watchdog, which reverts when the runner is lost: its account, and what that needs.\napiVersion: v1\n\
+             kind: ServiceAccount\nmetadata:\n  name: {}\n  namespace: {own}\n---\n",
+            quoted(account)
+        );
+        let subject = Subject { kind: "ServiceAccount".to_owned(), namespace: Some(own.to_owned()), name: account.to_owned() };
+        out += &roles(&format!("{name}-watchdog"), watchdog.rbac.iter(), &subject);
+    }
+    out
+}
+
+/// A Role or ClusterRole for each place, with its binding.
+fn roles<'a>(name: &str, permissions: impl Iterator<Item = &'a Permission>, subject: &Subject) -> String {
     let mut places: BTreeMap<Option<&str>, Vec<&Permission>> = BTreeMap::new();
-    for permission in plan.rbac.iter().filter(|p| !creates(p)) {
+    for permission in permissions {
         places.entry(permission.namespace.as_deref()).or_default().push(permission);
     }
     let documents =
-        places.iter().map(|(namespace, permissions)| role(&name, *namespace, permissions) + "---\n" + &binding(&name, *namespace, subject));
-    out += &documents.collect::<Vec<_>>().join("---\n");
-    out
+        places.iter().map(|(namespace, permissions)| role(name, *namespace, permissions) + "---\n" + &binding(name, *namespace, subject));
+    documents.collect::<Vec<_>>().join("---\n")
 }
 
 fn quoted(text: &str) -> String {

@@ -91,6 +91,10 @@ pub fn render_with(plan: &Plan, width: usize, color: bool) -> String {
     ] {
         page.field(what, &clean(&value));
     }
+    if let Some(watchdog) = &plan.watchdog {
+        let account = format!("{}/{}", plan.place.firedrill.namespace, watchdog.service_account);
+        page.field("watchdog", &clean(&format!("reverts as ServiceAccount {account} if the runner's machine is lost")));
+    }
     if !plan.parameters.is_empty() {
         let values = plan.parameters.iter().map(|(k, v)| format!("{k}={}", clean(v))).collect::<Vec<_>>().join(", ");
         page.field("parameters", &values);

@@ -470,6 +470,52 @@ fn drift_is_what_a_reader_did_not_see() {
 }
 
 #[test]
+fn who_reverts_when_the_runner_is_lost_is_said_and_gets_what_that_needs() {
+    let cut = |how: &str| {
+        let mut cut = breaks(&json!({"namespace": "shop", "cronJob": "backup"}), "cutBackupJob", &json!({"objects": 1}));
+        cut["steps"][0]["inject"]["cutBackupJob"]["how"] = json!(how);
+        cut
+    };
+    let unguarded = |plan: &Plan| plan.warnings.iter().any(|w| w.starts_with("no watchdog: "));
+    let without = planned(&cut("suspend"));
+    let said = "no watchdog: if the runner's machine is lost, `cutBackupJob` of step `break` stay until `firedrill revert`";
+    assert!(without.warnings.iter().any(|w| w.starts_with(said)), "{:?}", without.warnings);
+    assert_eq!(without.watchdog, None);
+    assert!(!unguarded(&planned(&cut("killRunning"))), "a killed Job is not undone by anybody");
+    assert!(!unguarded(&planned(&json!({}))), "what is frozen wakes up by itself");
+
+    let mut environment = environment();
+    environment.spec.firedrill.watchdog = Some(crate::scenario::types::Watchdog { service_account: "dog".to_owned() });
+    let plan = plan_of(&cut("suspend"), &shop(), &environment, 7).unwrap();
+    assert!(!unguarded(&plan));
+    let watchdog = plan.watchdog.as_ref().unwrap();
+    let of = |rules: &[Permission], resource: &str| -> Vec<String> {
+        let rules = rules.iter().filter(|p| p.resource == resource);
+        rules.map(|p| format!("{}: {} {}", p.namespace.as_deref().unwrap_or("*"), p.verbs.join(","), p.names.join(","))).collect()
+    };
+    assert_eq!(of(&watchdog.rbac, "cronjobs"), ["shop: get,patch backup"]);
+    assert_eq!(of(&watchdog.rbac, "pods"), ["firedrill: delete,get,list ", "shop: list "]);
+    assert_eq!(of(&watchdog.rbac, "jobs"), ["shop: list "]);
+    assert_eq!(of(&watchdog.rbac, "secrets"), Vec::<String>::new());
+    assert_eq!(of(&watchdog.rbac, "pods/exec"), Vec::<String>::new(), "no helper, nothing to run a command in");
+    assert_eq!(of(&plan.rbac, "pods"), ["firedrill: create,delete,get,list ", "shop: list "]);
+    assert_eq!(of(&plan.rbac, "nodes"), ["*: list "]);
+    let frozen = plan_of(&json!({}), &shop(), &environment, 7).unwrap();
+    assert_eq!(of(&frozen.watchdog.unwrap().rbac, "pods/exec"), ["firedrill: create,get "], "processes are woken by the node's helper");
+    let yaml = rbac::yaml(&plan, &"User:ann".parse().unwrap());
+    for part in [
+        "kind: ServiceAccount\nmetadata:\n  name: \"dog\"\n  namespace: firedrill\n---\n",
+        "kind: Role\nmetadata:\n  name: firedrill-lose-primary-watchdog\n  namespace: shop\n",
+        "  - kind: ServiceAccount\n    name: \"dog\"\n    namespace: \"firedrill\"\n",
+    ] {
+        assert!(yaml.contains(part), "no {part} in\n{yaml}");
+    }
+    assert!(render(&plan, 200).contains("watchdog     reverts as ServiceAccount firedrill/dog if the runner's machine is lost"));
+    let watched = json!({"steps": [{"hold": "1s"}], "objectives": [], "limits": {}});
+    assert_eq!(plan_of(&watched, &shop(), &environment, 7).unwrap().watchdog, None, "nothing to revert");
+}
+
+#[test]
 fn a_plan_survives_its_file() {
     let plan = planned(&json!({}));
     let read: Plan = serde_json::from_str(&serde_json::to_string_pretty(&plan).unwrap()).unwrap();

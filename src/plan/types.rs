@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::scenario::types::{AbortIf, Dur, EnvironmentSpec, Limits, Objective, Probe, SteadyState, Step, Target, UndoPolicy, Vantage};
+use crate::scenario::types::{
+    AbortIf, Dur, EnvironmentSpec, Limits, Objective, Probe, SteadyState, Step, Target, UndoPolicy, Vantage, Watchdog,
+};
 
 /// The version of the plan's format; a plan of another version is refused.
 pub const PLAN_VERSION: u32 = 1;
@@ -56,8 +58,21 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// The permissions this drill needs.
     pub rbac: Vec<Permission>,
+    /// Who reverts when the runner is lost; none where the environment has none, and for a drill without faults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<PlannedWatchdog>,
     /// How long it should take, without surprises: shortest and longest (by the time limits).
     pub expected: (Dur, Dur),
+}
+
+/// The watchdog of a drill.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedWatchdog {
+    /// The ServiceAccount it acts as, in firedrill's own namespace.
+    pub service_account: String,
+    /// What that account needs to revert this drill. The watchdog asks for each before the first fault.
+    pub rbac: Vec<Permission>,
 }
 
 /// Namespaces and nodes a drill may change things in.
@@ -169,6 +184,11 @@ pub struct PlannedStep {
 }
 
 impl Plan {
+    /// The environment's watchdog, if this drill has something for it to revert.
+    pub fn guarded_by(&self) -> Option<&Watchdog> {
+        self.place.firedrill.watchdog.as_ref().filter(|_| self.leaf_steps().iter().any(|step| step.fault.is_some()))
+    }
+
     /// All steps that do something, depth first, `parallel` itself left out.
     pub fn leaf_steps(&self) -> Vec<&PlannedStep> {
         fn walk<'a>(steps: &'a [PlannedStep], out: &mut Vec<&'a PlannedStep>) {

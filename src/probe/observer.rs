@@ -65,8 +65,8 @@ impl Observer {
     pub async fn place(cx: &ProbeCx) -> Result<(Self, Option<String>), LinkError> {
         let place = cx.plan.place.firedrill.clone();
         let namespace = place.namespace.clone();
-        let nodes = nodes(&cx.cluster).await.map_err(|why| LinkError::NotPlaced { at: "observer".to_owned(), why })?;
-        let (avoid_nodes, remark) = avoid(&cx.plan, &nodes);
+        let (avoid_nodes, remark) =
+            outside(&cx.cluster, &cx.plan, "observer").await.map_err(|why| LinkError::NotPlaced { at: "observer".to_owned(), why })?;
         let spec = PodSpec {
             kind: AgentKind::Observer { avoid_nodes },
             drill: cx.drill.clone(),
@@ -169,6 +169,15 @@ impl Watching {
         }
     }
 
+    /// Lets go of it.
+    pub(super) async fn leave(self) {
+        for task in [self.listener, self.clock] {
+            task.abort();
+            // It was told to end just above; its being cancelled is no finding.
+            drop(task.await);
+        }
+    }
+
     /// Stops it, takes in the rest of what it saw, and removes it. What did not go well.
     pub(super) async fn stop(self) -> Vec<String> {
         let Self { link, pod, mut listener, clock } = self;
@@ -203,6 +212,15 @@ impl Watching {
     }
 }
 
+/// The nodes that a pod of firedrill's must not be on to be outside of the blast radius, and what there is to say if no such
+/// place is left.
+///
+/// # Errors
+/// The nodes cannot be read.
+pub(crate) async fn outside(cluster: &Cluster, plan: &Plan, what: &str) -> Result<(Vec<String>, Option<String>), String> {
+    Ok(avoid(plan, &nodes(cluster).await?, what))
+}
+
 /// The nodes on which an ordinary pod can be put.
 async fn nodes(cluster: &Cluster) -> Result<BTreeSet<String>, String> {
     let usable = |node: Node| {
@@ -214,9 +232,9 @@ async fn nodes(cluster: &Cluster) -> Result<BTreeSet<String>, String> {
     nodes.map(|nodes| nodes.into_iter().collect()).map_err(|error| error.to_string())
 }
 
-/// The nodes that the observer must not be on: those of everything a fault may hit; if that leaves none, those of what
+/// The nodes that such a pod must not be on: those of everything a fault may hit; if that leaves none, those of what
 /// was chosen; if that leaves none either, no place is outside of the blast radius, and that is said.
-fn avoid(plan: &Plan, nodes: &BTreeSet<String>) -> (Vec<String>, Option<String>) {
+fn avoid(plan: &Plan, nodes: &BTreeSet<String>, what: &str) -> (Vec<String>, Option<String>) {
     let names: BTreeSet<&str> =
         plan.leaf_steps().iter().filter_map(|step| crate::plan::kinds::fault(step.spec.inject.as_ref()?)?.target).collect();
     let targets = || plan.targets.iter().filter(|(name, _)| names.contains(name.as_str())).map(|(_, target)| target);
@@ -225,9 +243,9 @@ fn avoid(plan: &Plan, nodes: &BTreeSet<String>) -> (Vec<String>, Option<String>)
         let on = objects.map(|object| if object.kind == "Node" { object.name.clone() } else { object.node.clone() });
         on.filter(|node| !node.is_empty()).collect::<BTreeSet<_>>().into_iter().collect()
     };
-    let leaves_some = |avoided: &Vec<String>| nodes.iter().any(|node| !avoided.contains(node));
+    let leaves_some = |avoided: &Vec<String>| avoided.is_empty() || nodes.iter().any(|node| !avoided.contains(node));
     [of(false), of(true)].into_iter().find(leaves_some).map_or_else(
-        || (Vec::new(), Some("the observer is within the blast radius: every node it could be on carries what a fault hits".to_owned())),
+        || (Vec::new(), Some(format!("the {what} is within the blast radius: every node it could be on carries what a fault hits"))),
         |avoided| (avoided, None),
     )
 }

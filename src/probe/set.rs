@@ -294,12 +294,29 @@ impl ProbeSet {
     /// # Errors
     /// When something did not end in time, failed or is left behind; everything that could be sent was sent all the same.
     pub async fn stop(self) -> Result<(), ProbeError> {
+        self.end(true).await
+    }
+
+    /// As [`Self::stop`], but lets go of the observer without a word: what a runner does that must not change anything any
+    /// more. The observer may be another runner's by now; if it is nobody's it ends by itself.
+    ///
+    /// # Errors
+    /// As [`Self::stop`].
+    pub async fn leave(self) -> Result<(), ProbeError> {
+        self.end(false).await
+    }
+
+    async fn end(self, remove: bool) -> Result<(), ProbeError> {
         let Self { engine, observer, orders, mut collector, .. } = self;
         // Both at once: each has samples under way to wait for. When both ends of the channel are dropped the collector
         // knows that no more comes.
         let watched = async {
             match observer {
-                Some(observer) => observer.stop().await,
+                Some(observer) if remove => observer.stop().await,
+                Some(observer) => {
+                    observer.leave().await;
+                    Vec::new()
+                }
                 None => Vec::new(),
             }
         };

@@ -79,6 +79,7 @@ fn describe<'a>(record: &'a Record, plan: &Plan) -> (&'a Stamp, Option<String>) 
         }
         Event::LeasesTaken { leases } => (at, Some(format!("Leases taken: {}", leases.join(", ")))),
         Event::LeaseLost { detail } => (at, Some(format!("Leases LOST: {detail}"))),
+        Event::EndedElsewhere { at } => (at, Some("whoever took the drill over has reverted it and ended it clean".to_owned())),
         Event::ClockLinked { .. } => (at, None),
         Event::Armed { what, pod } => (at, Some(format!("{what} placed: {pod}"))),
         Event::ArmingDone { at } => (at, Some("all is armed and watched".to_owned())),

@@ -83,6 +83,8 @@ pub(super) struct Facts<'a> {
     /// By whom and why, in order.
     pub(super) aborts: Vec<(&'a str, &'a str)>,
     pub(super) lease_lost: Option<&'a str>,
+    /// Whoever took over has ended the drill clean.
+    pub(super) ended_elsewhere: bool,
     pub(super) steps_ended: Option<&'a Stamp>,
     pub(super) ended: Option<(&'a Stamp, bool)>,
     pub(super) left: Vec<&'a str>,
@@ -115,6 +117,7 @@ impl<'a> Facts<'a> {
             steady_after: None,
             aborts: Vec::new(),
             lease_lost: None,
+            ended_elsewhere: false,
             steps_ended: None,
             ended: None,
             left: Vec::new(),
@@ -143,6 +146,7 @@ impl<'a> Facts<'a> {
             Event::Resumed { by, .. } => self.takeovers.push((nth, by)),
             Event::LeasesTaken { .. } | Event::Armed { .. } => self.touched = true,
             Event::LeaseLost { detail } => self.lease_lost = Some(detail),
+            Event::EndedElsewhere { .. } => self.ended_elsewhere = true,
             Event::SteadyState { phase: SteadyPhase::Before, held, detail } => self.steady_before = Some((*held, detail)),
             Event::SteadyState { phase: SteadyPhase::After, held, detail } => self.steady_after = Some((*held, detail)),
             Event::Run(run) => self.runs.entry(&run.probe).or_default().push(run),

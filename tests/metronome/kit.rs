@@ -244,6 +244,7 @@ fn plan() -> Plan {
         scope: Scope::default(),
         warnings: Vec::new(),
         rbac: Vec::new(),
+        watchdog: None,
         expected: (Dur::ZERO, Dur::ZERO),
     }
 }

@@ -32,6 +32,7 @@ pub(super) fn of(plan: &Plan, event: &Event) -> Option<(Tone, String)> {
         Event::Resumed { by, intent, .. } => (Tone::Warn, format!("taken over by {by} to {intent:?}").to_lowercase()),
         Event::LeasesTaken { leases } => (Tone::Plain, format!("leases held: {}", leases.join(", "))),
         Event::LeaseLost { detail } => (Tone::Bad, format!("lease lost: {detail}")),
+        Event::EndedElsewhere { .. } => (Tone::Plain, "ended clean by whoever took it over".to_owned()),
         Event::Armed { what, pod } => (Tone::Plain, format!("armed: {what} in pod {pod}")),
         Event::ArmingDone { .. } => (Tone::Plain, "armed; waiting for the steady state".to_owned()),
         Event::ReadingsDone { .. } => (Tone::Plain, "everything is read back".to_owned()),

@@ -88,10 +88,24 @@ pub struct OwnPlace {
     pub image: String,
     /// Whether privileged node helpers may be used; `crash` and `freeze` need them.
     pub node_helpers: bool,
+    /// What reverts a drill whose runner is lost. Without it, changes through the API (`scale`, `cutBackupJob`) stay until
+    /// somebody runs `firedrill revert`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<Watchdog>,
 }
 
 impl Default for OwnPlace {
     fn default() -> Self {
-        Self { namespace: "firedrill".to_owned(), image: format!("firedrill:{}", env!("CARGO_PKG_VERSION")), node_helpers: true }
+        let image = format!("firedrill:{}", env!("CARGO_PKG_VERSION"));
+        Self { namespace: "firedrill".to_owned(), image, node_helpers: true, watchdog: None }
     }
+}
+
+/// The watchdog: a pod beside each drill that breaks something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Watchdog {
+    /// The ServiceAccount it acts as, in firedrill's own namespace. `firedrill plan --rbac` prints it with what it may do.
+    #[schemars(length(min = 1))]
+    pub service_account: String,
 }

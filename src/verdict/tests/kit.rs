@@ -201,6 +201,7 @@ fn bare_plan() -> Plan {
         scope: Scope::default(),
         warnings: Vec::new(),
         rbac: Vec::new(),
+        watchdog: None,
         expected: (Dur::from_secs(60), Dur::from_secs(600)),
     }
 }
