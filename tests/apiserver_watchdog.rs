@@ -439,7 +439,15 @@ async fn slow_way(server: String, held: watch::Receiver<bool>) -> u16 {
                 loop {
                     let count = far_in.read(&mut bytes).await.unwrap_or(0);
                     tokio::time::sleep(Duration::from_millis(100)).await;
-                    if held.wait_for(|held| !held).await.is_err() || count == 0 || near_out.write_all(&bytes[..count]).await.is_err() {
+                    let (began, was_held) = (Instant::now(), *held.borrow());
+                    if held.wait_for(|held| !held).await.is_err() || count == 0 {
+                        return;
+                    }
+                    // What has waited longest, the intent's answer, comes first: not a renewal that was sent a moment ago.
+                    if was_held && began.elapsed() < LEASE {
+                        tokio::time::sleep(Duration::from_secs(2)).await;
+                    }
+                    if near_out.write_all(&bytes[..count]).await.is_err() {
                         return;
                     }
                 }
