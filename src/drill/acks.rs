@@ -110,7 +110,7 @@ impl Acks {
     /// Waits until somebody says something about a step; `None` when `within` has passed.
     pub async fn wait(&self, question: Question, within: Option<Dur>) -> Option<Ack> {
         if self.auto {
-            return Some(Ack { by: "--auto-ack".to_owned(), action: AckAction::Done, remark: String::new() });
+            return Some(Ack { by: crate::journal::AUTO_ACK.to_owned(), action: AckAction::Done, remark: String::new() });
         }
         let key = ack_key(&question.step);
         let deadline_us = within.map(|w| self.clock.now().mono_us.saturating_add(i64::try_from(w.as_micros()).unwrap_or(i64::MAX)));

@@ -28,6 +28,9 @@ pub struct Record {
 /// The number of a fault within its drill: the index of its `inject` step in order of the plan.
 pub type FaultId = u32;
 
+/// Who acknowledges when the drill is told to take all manual steps as done: nobody.
+pub const AUTO_ACK: &str = "--auto-ack";
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]

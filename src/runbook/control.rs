@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock::Clock,
     cluster::Cluster,
-    journal::{Event, RunbookState, RunbookStep, StepOutcome},
+    journal::{AUTO_ACK, Event, RunbookState, RunbookStep, StepOutcome},
     plan::{Plan, PlannedStep},
     scenario::types::{Dur, Runbook},
 };
@@ -267,9 +267,7 @@ impl Follow<'_> {
         if self.cx.auto_ack {
             let detail = format!("step {path}: `{text}` was taken as done by --auto-ack; nobody did it");
             self.emit(Event::Deviation { detail }).await?;
-            return self
-                .acknowledged(path, text, Answer { by: "--auto-ack".to_owned(), remark: String::new(), choice: Choice::Done })
-                .await;
+            return self.acknowledged(path, text, Answer { by: AUTO_ACK.to_owned(), remark: String::new(), choice: Choice::Done }).await;
         }
         let question = Question { step: path.clone(), text: text.to_owned(), failed: false };
         match self.question(question, deadline).await {

@@ -64,6 +64,18 @@ fn an_alert_received_in_time_is_met_with_its_stages_apart() {
 }
 
 #[test]
+fn only_a_person_acknowledges_a_page() {
+    let acknowledged = |by: &str| {
+        let mut j = paged();
+        let event = Event::Acknowledged { step: "1".into(), by: by.into(), refused: false, remark: String::new(), at: at(16_000) };
+        j.push(16_000, event);
+        j.only().parts.iter().any(|p| p.name.contains("acknowledged"))
+    };
+    assert!(acknowledged("bob@desk"));
+    assert!(!acknowledged(AUTO_ACK));
+}
+
+#[test]
 fn an_alert_that_proves_nothing_is_not_met() {
     let inconclusive = |j: Tape, why: &str| {
         let o = j.only();
