@@ -12,7 +12,8 @@ pub const ROLE: &str = "firedrill.dev/role";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`], and the field manager of all writes.
 pub const MANAGER: &str = "firedrill";
-/// On an object a fault changes, while it holds: the drill's name. A value that is not ours is never overwritten.
+/// A label on an object a fault changes, while it holds: the drill's name. A value that is not ours is never overwritten.
+/// Not an annotation: the controllers of Deployments and StatefulSets copy those to what they make, where they would stay.
 pub const FAULT: &str = "firedrill.dev/fault";
 /// The zone of a node.
 pub const ZONE: &str = "topology.kubernetes.io/zone";

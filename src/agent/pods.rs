@@ -286,22 +286,29 @@ pub async fn place(cluster: &Cluster, spec: &PodSpec, clock: &Clock, limit: Dura
     let deadline = tokio::time::Instant::now() + limit;
     let namespace = &spec.place.namespace;
     let name = spec.kind.pod_name(&spec.drill);
-    let pod = make(cluster, spec, deadline).await?;
-    let token = token_of(&pod).unwrap_or_else(|| spec.token.clone());
     let api: Api<Pod> = cluster.api(namespace);
-    let wait = tokio::time::timeout_at(deadline, wait_running(&api, &name));
-    match wait.await {
-        Ok(Ok(())) => {}
-        Ok(Err(why)) => return Err(spec.failed(why)),
-        Err(_) => {
-            let found = cluster.get_opt::<Pod>(namespace, &name).await.ok().flatten();
-            return Err(spec.failed(format!(
-                "not running within {}: {}",
-                Dur(limit),
-                found.map_or_else(|| "it cannot be read".to_owned(), |p| waiting_for(&p))
-            )));
+    let mut again = true;
+    let token = loop {
+        let pod = make(cluster, spec, deadline).await?;
+        // One that had started was there before; if it now turns out to have just ended, another one is made.
+        let found = pod.status.as_ref().is_some_and(|s| s.start_time.is_some());
+        match tokio::time::timeout_at(deadline, wait_running(&api, &name)).await {
+            Ok(Ok(())) => break token_of(&pod).unwrap_or_else(|| spec.token.clone()),
+            Ok(Err(why)) if found && again => {
+                tracing::debug!("pod {namespace}/{name} was found and is of no use: {why}");
+                again = false;
+            }
+            Ok(Err(why)) => return Err(spec.failed(why)),
+            Err(_) => {
+                let found = cluster.get_opt::<Pod>(namespace, &name).await.ok().flatten();
+                return Err(spec.failed(format!(
+                    "not running within {}: {}",
+                    Dur(limit),
+                    found.map_or_else(|| "it cannot be read".to_owned(), |p| waiting_for(&p))
+                )));
+            }
         }
-    }
+    };
     let transport = Transport::Exec { client: cluster.streams.clone(), namespace: namespace.clone(), pod: name.clone() };
     let left = deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_secs(5));
     let link = LinkSpec { drill: spec.drill.clone(), token, ttl: spec.ttl, transport };

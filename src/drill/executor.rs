@@ -131,6 +131,9 @@ const RECONNECT_LIMIT: Duration = Duration::from_secs(120);
 /// How long a runner that was taken over from looks on to say how the drill ended.
 const ELSEWHERE_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long an abort may take to become an event: the record in the cluster may be slow to answer.
+const ABORT_LIMIT: Duration = Duration::from_secs(30);
+
 impl Drill {
     /// A new drill: makes the evidence folder, the journal and the in-cluster record, with the plan as the first record.
     ///
@@ -387,6 +390,10 @@ impl Drill {
         self.spawn_watchers().await;
         let mut failures = 0u32;
         loop {
+            if self.abort.is_cancelled() && !self.abort_is_known().await {
+                self.trouble("the abort could not be journalled");
+                break;
+            }
             let state = self.state();
             let action = next(&self.plan, &state);
             tracing::debug!(?action, "next");
@@ -419,6 +426,14 @@ impl Drill {
             }
         }
         self.finish().await
+    }
+
+    /// An abort ends all waits at once, and is an event a moment later. Until then the next action would be the one that was
+    /// just cut short, again and again.
+    async fn abort_is_known(&self) -> bool {
+        let mut state = self.state.clone();
+        let known = state.wait_for(|state| state.abort.is_some() || state.lease_lost.is_some() || state.ended.is_some());
+        matches!(tokio::time::timeout(ABORT_LIMIT, known).await, Ok(Ok(_)))
     }
 
     /// This runner was taken over from: it changes nothing more, neither in the cluster nor in the record.
@@ -553,16 +568,25 @@ impl Drill {
         Ok(())
     }
 
+    pub(super) async fn abort_lapsed(&self) {
+        self.request_abort("firedrill", "the Leases had run out: this runner was asleep or cut off").await;
+    }
+
     /// May this runner act now? Leases that ran out while it slept or was cut off are renewed if nobody took them; the drill
     /// is then aborted, and only reverts follow.
     pub(super) async fn may_act(&self) -> Result<(), DrillError> {
-        let Err(error) = self.fence.check() else { return Ok(()) };
+        let Err(error) = self.fence.check() else {
+            if self.fence.lapsed() {
+                self.abort_lapsed().await;
+            }
+            return Ok(());
+        };
         let began = tokio::time::Instant::now();
         let mut last = error;
         while began.elapsed() < RECONNECT_LIMIT {
             match self.fence.renew().await {
                 Ok(()) => {
-                    self.request_abort("firedrill", "the Leases had run out: this runner was asleep or cut off").await;
+                    self.abort_lapsed().await;
                     return Ok(());
                 }
                 Err(error @ LeaseError::Lost { .. }) => return Err(error.into()),

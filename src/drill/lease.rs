@@ -62,6 +62,8 @@ pub struct Fence {
     /// By the runner's own monotonic clock: until then it may act.
     valid_until_us: watch::Sender<i64>,
     lost: watch::Sender<Option<LeaseError>>,
+    /// They had run out at least once and were renewed afterwards, because nobody had taken them.
+    lapsed: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Fence {
@@ -86,6 +88,7 @@ impl Fence {
             held: Arc::default(),
             valid_until_us: watch::Sender::new(i64::MIN),
             lost: watch::Sender::new(None),
+            lapsed: watch::Sender::new(false),
         }
     }
 
@@ -125,7 +128,7 @@ impl Fence {
         }
         self.valid_until_us.send_replace(self.until(oldest_us));
         // Waiting for the last may have used up the first: renew all before relying on any.
-        self.renew().await
+        self.renew_all().await
     }
 
     fn until(&self, sent_us: i64) -> i64 {
@@ -222,11 +225,23 @@ impl Fence {
         }
     }
 
-    /// Renews all. Called in the background; also after a sleep, to learn whether they are still ours.
+    /// Renews all. Called in the background; also after a sleep, to learn whether they are still ours. Ones that had run out
+    /// before are valid again if nobody took them, but that they had is kept: see [`Self::lapsed`].
     ///
     /// # Errors
     /// [`LeaseError::Lost`] when one was taken over, for good; [`LeaseError::Api`] when the API server did not answer.
     pub async fn renew(&self) -> Result<(), LeaseError> {
+        // Looked at first: a renewal hides it.
+        let valid_until_us = *self.valid_until_us.borrow();
+        let ran_out = valid_until_us != i64::MIN && self.clock.now().mono_us >= valid_until_us;
+        self.renew_all().await?;
+        if ran_out {
+            self.lapsed.send_replace(true);
+        }
+        Ok(())
+    }
+
+    async fn renew_all(&self) -> Result<(), LeaseError> {
         let mut held = self.held.lock().await;
         let mut oldest_us = i64::MAX;
         for (name, lease) in held.iter_mut() {
@@ -294,6 +309,20 @@ impl Fence {
 
     fn names(&self) -> String {
         self.held.try_lock().map_or_else(|_| "of the drill".to_owned(), |held| held.keys().cloned().collect::<Vec<_>>().join(", "))
+    }
+
+    /// Whether the Leases had run out while this runner held them: it was asleep or cut off, and whatever it knows is old. It
+    /// may revert, as long as [`Self::check`] agrees, and nothing else.
+    pub fn lapsed(&self) -> bool {
+        *self.lapsed.borrow()
+    }
+
+    /// Resolves when the Leases have lapsed.
+    pub async fn until_lapsed(&self) {
+        if self.lapsed.subscribe().wait_for(|lapsed| *lapsed).await.is_err() {
+            // The sender lives as long as self; there is nothing to wait for otherwise.
+            std::future::pending().await
+        }
     }
 
     /// Resolves when the Leases are lost for good.

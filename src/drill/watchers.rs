@@ -51,6 +51,12 @@ impl Drill {
         .await;
         let drill = Arc::clone(self);
         self.spawn(async move {
+            drill.fence.until_lapsed().await;
+            drill.abort_lapsed().await;
+        })
+        .await;
+        let drill = Arc::clone(self);
+        self.spawn(async move {
             let error = drill.fence.lost().await;
             drill.request_abort("firedrill", &error.to_string()).await;
         })

@@ -25,6 +25,9 @@ pub(super) enum Decision<T> {
     Patch(Value, T),
     /// Nothing to write.
     Done(T),
+    /// Nothing to change, but a write of this drill may still be under way (sent to an API server that hung, by a runner that
+    /// gave up waiting or died): move the resourceVersion on, so that it is refused when it arrives.
+    Fence(T),
 }
 
 /// Reads an object, decides, and writes, all against the same resourceVersion; `None` when it does not exist (any more) or is
@@ -47,18 +50,30 @@ where
         if now.uid().as_deref() != Some(uid) {
             return Ok(None);
         }
-        let (mut patch, outcome) = match decide(&now)? {
+        // One write, or two that cancel each other out: a write that changes nothing does not move the resourceVersion.
+        let (writes, outcome) = match decide(&now)? {
             Decision::Done(outcome) => return Ok(Some(outcome)),
-            Decision::Patch(patch, outcome) => (patch, outcome),
+            Decision::Patch(patch, outcome) => (vec![patch], outcome),
+            Decision::Fence(outcome) => (vec![mark(&format!("{}.reverting", cx.drill)), unmark()], outcome),
         };
-        patch["metadata"]["resourceVersion"] = Value::from(now.resource_version());
-        patch["metadata"]["uid"] = Value::from(uid);
-        let params = PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() };
-        match cx.cluster.call(&what, api.patch_metadata(name, &params, &Patch::Merge(&patch))).await {
-            Ok(_) => return Ok(Some(outcome)),
-            Err(error) if error.is_conflict() => {}
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let mut version = now.resource_version();
+        let mut written = true;
+        for mut patch in writes {
+            patch["metadata"]["resourceVersion"] = Value::from(version.take());
+            patch["metadata"]["uid"] = Value::from(uid);
+            let params = PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() };
+            match cx.cluster.call(&what, api.patch_metadata(name, &params, &Patch::Merge(&patch))).await {
+                Ok(after) => version = after.metadata.resource_version,
+                Err(error) if error.is_conflict() => {
+                    written = false;
+                    break;
+                }
+                Err(error) if error.is_not_found() => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if written {
+            return Ok(Some(outcome));
         }
     }
     Err(FaultError::failed(what, "others write to it all the time"))
@@ -66,17 +81,17 @@ where
 
 /// The drill that an object is marked with, if any.
 pub(super) fn marked_by<K: Resource>(object: &K) -> Option<&str> {
-    object.meta().annotations.as_ref()?.get(labels::FAULT).map(String::as_str)
+    object.meta().labels.as_ref()?.get(labels::FAULT).map(String::as_str)
 }
 
 /// A patch that marks the object with the drill.
 pub(super) fn mark(drill: &str) -> Value {
-    serde_json::json!({"metadata": {"annotations": {labels::FAULT: drill}}})
+    serde_json::json!({"metadata": {"labels": {labels::FAULT: drill}}})
 }
 
 /// A patch that takes the mark away.
 pub(super) fn unmark() -> Value {
-    serde_json::json!({"metadata": {"annotations": {labels::FAULT: null}}})
+    serde_json::json!({"metadata": {"labels": {labels::FAULT: null}}})
 }
 
 /// Refuses an object that another drill has changed.

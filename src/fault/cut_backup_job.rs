@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::{
     batch::v1::{CronJob, Job},
-    core::v1::{Container, Pod},
+    core::v1::{Container, ContainerState, Pod, PodSpec},
 };
 use kube::{
     ResourceExt as _,
@@ -23,8 +23,11 @@ use crate::{
     scenario::types::{CutBackupJob, CutHow, Dur, FaultSpec},
 };
 
-/// What `empty` puts in place of every container's command: it succeeds and does nothing.
+/// What `empty` puts in place of every container's command: it succeeds and does nothing, in an image that has it. Whether an
+/// image does cannot be seen in the API; [`holds`] looks at the pods that were made since.
 const STAND_IN: &str = "true";
+/// How often a Job is looked at again when its status changes under the deletion.
+const CHANGES: usize = 8;
 
 /// An undo taken apart.
 struct Cut<'a> {
@@ -43,15 +46,26 @@ fn is_suspended(cron: &CronJob) -> bool {
     cron.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false)
 }
 
-fn containers(cron: &CronJob) -> &[Container] {
-    cron.spec.as_ref().and_then(|s| s.job_template.spec.as_ref()).and_then(|j| j.template.spec.as_ref()).map_or(&[], |p| &p.containers)
+fn pod_spec(cron: &CronJob) -> Option<&PodSpec> {
+    cron.spec.as_ref()?.job_template.spec.as_ref()?.template.spec.as_ref()
+}
+
+/// The containers that must end for the Job to succeed: a sidecar (an init container that is always restarted) is not waited
+/// for, and is left alone.
+fn ends(container: &Container) -> bool {
+    container.restart_policy.as_deref() != Some("Always")
+}
+
+/// The command lines of a pod's containers and init containers: either may be what copies the data. Names are unique in a pod.
+fn command_lines(spec: &PodSpec) -> Vec<ContainerCommand> {
+    let all = spec.init_containers.iter().flatten().chain(&spec.containers);
+    all.filter(|c| ends(c))
+        .map(|c| ContainerCommand { container: c.name.clone(), command: c.command.clone(), args: c.args.clone() })
+        .collect()
 }
 
 fn commands(cron: &CronJob) -> Vec<ContainerCommand> {
-    containers(cron)
-        .iter()
-        .map(|c| ContainerCommand { container: c.name.clone(), command: c.command.clone(), args: c.args.clone() })
-        .collect()
+    pod_spec(cron).map(command_lines).unwrap_or_default()
 }
 
 fn stand_ins(before: &[ContainerCommand]) -> Vec<ContainerCommand> {
@@ -64,14 +78,24 @@ fn stand_ins(before: &[ContainerCommand]) -> Vec<ContainerCommand> {
 /// A merge patch that sets the containers' commands. A merge patch replaces a list whole, so all of each container goes along as
 /// it was read; the resourceVersion that goes along too refuses it if anything has changed since.
 fn with_commands(cron: &CronJob, wanted: &[ContainerCommand]) -> serde_json::Value {
-    let mut all = containers(cron).to_vec();
-    for container in &mut all {
-        if let Some(wanted) = wanted.iter().find(|w| w.container == container.name) {
-            container.command.clone_from(&wanted.command);
-            container.args.clone_from(&wanted.args);
+    let changed = |containers: &[Container]| {
+        let mut all = containers.to_vec();
+        for container in &mut all {
+            if let Some(wanted) = wanted.iter().find(|w| w.container == container.name) {
+                container.command.clone_from(&wanted.command);
+                container.args.clone_from(&wanted.args);
+            }
+        }
+        all
+    };
+    let mut spec = serde_json::json!({});
+    if let Some(now) = pod_spec(cron) {
+        spec["containers"] = serde_json::json!(changed(&now.containers));
+        if let Some(init) = now.init_containers.as_deref().filter(|init| !init.is_empty()) {
+            spec["initContainers"] = serde_json::json!(changed(init));
         }
     }
-    serde_json::json!({"jobTemplate": {"spec": {"template": {"spec": {"containers": all}}}}})
+    serde_json::json!({"jobTemplate": {"spec": {"template": {"spec": spec}}}})
 }
 
 pub(super) async fn prepare(cx: &FaultCx, spec: &CutBackupJob, targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
@@ -90,7 +114,13 @@ pub(super) async fn prepare(cx: &FaultCx, spec: &CutBackupJob, targets: &[Resolv
             return Err(FaultError::failed(called, "it is suspended already: nothing would change"));
         }
         CutHow::Suspend => CronJobChange::Suspended { before: false },
-        CutHow::Empty => CronJobChange::Emptied { before: commands(&cron) },
+        CutHow::Empty => {
+            let before = commands(&cron);
+            if before == stand_ins(&before) {
+                return Err(FaultError::failed(called, format!("its command is `{STAND_IN}` already: nothing would change")));
+            }
+            CronJobChange::Emptied { before }
+        }
         CutHow::KillRunning => {
             let Some(job) = running(cx, &namespace, &uid).await? else {
                 return Err(FaultError::failed(called, "no Job of it is running: let the step wait for one with `when`"));
@@ -159,19 +189,34 @@ pub(super) async fn inject(cx: &FaultCx, undo: &Undo) -> Result<(Stamp, Stamp), 
     done.map(|()| (start, cx.clock.now())).ok_or_else(|| FaultError::failed(called, "it is no longer there"))
 }
 
-/// Deletes a Job and kills its pods without grace, all at once, so that it cannot finish.
+/// Deletes a Job and kills its pods without grace, all at once, so that it cannot finish. Only a Job that still runs: the
+/// deletion is of the very version in which it was seen to run.
 async fn kill(cx: &FaultCx, namespace: &str, job: &str, uid: &str) -> Result<(), FaultError> {
-    let params = DeleteParams {
-        propagation_policy: Some(PropagationPolicy::Background),
-        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
-        ..DeleteParams::default()
-    };
-    let what = format!("delete Job {namespace}/{job}");
-    match cx.cluster.call(&what, cx.cluster.api::<Job>(namespace).delete(job, &params)).await {
-        Err(error) if !error.is_not_found() && !error.is_conflict() => return Err(error.into()),
-        _ => {}
+    let called = format!("kill Job {namespace}/{job}");
+    let api = cx.cluster.api::<Job>(namespace);
+    let mut tries = 0;
+    while !cx.deleted.has(uid) {
+        let Some(found) = cx.cluster.get_opt::<Job>(namespace, job).await?.filter(|j| j.uid().as_deref() == Some(uid)) else {
+            return Err(FaultError::failed(called, "it is no longer there: it ended before it was killed"));
+        };
+        if let Some(how) = ended(&found, &pods_of(cx, namespace, uid).await?) {
+            return Err(FaultError::failed(called, format!("it {how} before it was killed")));
+        }
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: found.resource_version() }),
+            ..DeleteParams::default()
+        };
+        match cx.cluster.call(&format!("delete Job {namespace}/{job}"), api.delete(job, &params)).await {
+            Ok(_) => cx.deleted.add(uid),
+            Err(error) if (error.is_conflict() || error.is_not_found()) && tries < CHANGES => tries += 1,
+            Err(error) => return Err(error.into()),
+        }
     }
-    for pod in pods_of(cx, namespace, uid).await? {
+    let pods = pods_of(cx, namespace, uid).await?;
+    // The Job's status lags behind its pods', so they have the last word.
+    let too_late = pods.iter().any(|pod| phase(pod) == "Succeeded").then(|| format!("a pod of it succeeded before it was killed ({job})"));
+    for pod in pods {
         let name = pod.name_any();
         let params = DeleteParams {
             grace_period_seconds: Some(0),
@@ -183,7 +228,27 @@ async fn kill(cx: &FaultCx, namespace: &str, job: &str, uid: &str) -> Result<(),
             _ => {}
         }
     }
-    Ok(())
+    too_late.map_or(Ok(()), |why| Err(FaultError::failed(called, why)))
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+/// How a Job has ended, if it has, by its own word or by its pods'.
+fn ended(job: &Job, pods: &[Pod]) -> Option<&'static str> {
+    let status = job.status.as_ref()?;
+    let is = |of: &str| status.conditions.iter().flatten().any(|c| c.type_ == of && c.status == "True");
+    if is("Complete") || is("SuccessCriteriaMet") || status.completion_time.is_some() {
+        return Some("had succeeded");
+    }
+    if is("Failed") || is("FailureTarget") {
+        return Some("had failed");
+    }
+    // Between the end of its pod and the Job's own word.
+    let wanted = job.spec.as_ref().and_then(|s| s.completions).unwrap_or(1);
+    let succeeded = pods.iter().filter(|pod| phase(pod) == "Succeeded").count();
+    (i32::try_from(succeeded).unwrap_or(i32::MAX) >= wanted).then_some("had succeeded")
 }
 
 async fn pods_of(cx: &FaultCx, namespace: &str, job_uid: &str) -> Result<Vec<Pod>, FaultError> {
@@ -212,7 +277,7 @@ pub(super) async fn effective(cx: &FaultCx, undo: &Undo, limit: Duration) -> Res
         }
         Ok(match broken(cx, &cut).await? {
             None if matches!(cut.change, CronJobChange::Suspended { .. }) => Ok("it is suspended".to_owned()),
-            None => Ok(format!("its command is `{STAND_IN}`: it succeeds and copies nothing")),
+            None => Ok(format!("its command is `{STAND_IN}`: its next Job copies nothing")),
             Some(how) => Err(how),
         })
     })
@@ -234,7 +299,47 @@ async fn broken(cx: &FaultCx, cut: &Cut<'_>) -> Result<Option<String>, FaultErro
 }
 
 pub(super) async fn holds(cx: &FaultCx, undo: &Undo) -> Result<Option<String>, FaultError> {
-    broken(cx, &parts(undo)?).await
+    let cut = parts(undo)?;
+    if let CronJobChange::JobKilled { .. } = cut.change {
+        return Ok(None);
+    }
+    match (broken(cx, &cut).await?, cut.change) {
+        (None, CronJobChange::Emptied { before }) => did_not_start(cx, &cut, &stand_ins(before)).await,
+        (broken, _) => Ok(broken),
+    }
+}
+
+/// A pod of an emptied Job whose stand-in could not be started or failed: that Job *fails*, which is another fault than the one
+/// that was asked for.
+async fn did_not_start(cx: &FaultCx, cut: &Cut<'_>, stand_ins: &[ContainerCommand]) -> Result<Option<String>, FaultError> {
+    let namespace = cut.id.0;
+    let jobs = cx.cluster.list_all(&cx.cluster.api::<Job>(namespace), None, &format!("list Jobs in {namespace}")).await?;
+    for job in jobs.iter().filter(|job| job.owner_references().iter().any(|o| o.uid == cut.id.2)) {
+        let spec = job.spec.as_ref().and_then(|s| s.template.spec.as_ref());
+        let (Some(uid), true) = (job.uid(), spec.is_some_and(|spec| command_lines(spec) == stand_ins)) else { continue };
+        for pod in pods_of(cx, namespace, &uid).await? {
+            let statuses = pod.status.iter().flat_map(|s| [&s.init_container_statuses, &s.container_statuses]).flatten().flatten();
+            for container in statuses.filter(|s| stand_ins.iter().any(|c| c.container == s.name)) {
+                let last = container.last_state.as_ref();
+                if let Some(why) = container.state.as_ref().and_then(failed_start).or_else(|| last.and_then(failed_start)) {
+                    let (job, container) = (job.name_any(), &container.name);
+                    return Ok(Some(format!(
+                        "Job {job} does not succeed with nothing in it: container {container}'s image cannot run `{STAND_IN}` ({why})"
+                    )));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Why the stand-in did not do what it is for, if so.
+fn failed_start(state: &ContainerState) -> Option<String> {
+    if let Some(ended) = state.terminated.as_ref().filter(|t| t.exit_code != 0) {
+        return Some(format!("exit code {}, {}", ended.exit_code, ended.reason.as_deref().unwrap_or("no reason given")));
+    }
+    let reason = state.waiting.as_ref()?.reason.as_deref()?;
+    matches!(reason, "RunContainerError" | "CreateContainerError" | "CrashLoopBackOff").then(|| reason.to_owned())
 }
 
 pub(super) async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String), FaultError> {
@@ -254,7 +359,7 @@ pub(super) async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, S
                 }
                 (true, false) => Decision::Patch(unmark(), superseded("others have resumed it")),
                 (false, true) => Decision::Done(superseded("others have suspended it")),
-                (false, false) => Decision::Done((RevertResult::Nothing, "it is not suspended".to_owned())),
+                (false, false) => Decision::Fence((RevertResult::Nothing, "it is not suspended".to_owned())),
             },
             CronJobChange::Emptied { before } if ours && commands(now) == stand_ins(before) => {
                 let mut patch = unmark();
@@ -263,7 +368,7 @@ pub(super) async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, S
             }
             CronJobChange::Emptied { .. } if ours => Decision::Patch(unmark(), superseded("others have changed its command")),
             CronJobChange::Emptied { before } if commands(now) == *before => {
-                Decision::Done((RevertResult::Nothing, "its command is as before".to_owned()))
+                Decision::Fence((RevertResult::Nothing, "its command is as before".to_owned()))
             }
             CronJobChange::Emptied { .. } => Decision::Done(superseded("others have changed its command")),
             CronJobChange::JobKilled { .. } => Decision::Done((RevertResult::Nothing, String::new())),
@@ -277,6 +382,10 @@ pub(super) async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(
     let cut = parts(undo)?;
     until(cx, "that the backup job is as before", limit, || async {
         if let CronJobChange::JobKilled { job, uid } = cut.change {
+            let found = cx.cluster.get_opt::<Job>(cut.id.0, job).await?.filter(|j| j.uid().as_deref() == Some(uid));
+            if found.is_some_and(|j| j.metadata.deletion_timestamp.is_none()) {
+                return Ok(Ok(format!("Job {job} was not killed: it is still there")));
+            }
             return Ok(match job_left(cx, cut.id.0, job, uid).await? {
                 None => Ok(format!("nothing of Job {job} is left")),
                 Some(left) => Err(left),

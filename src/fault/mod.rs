@@ -14,7 +14,11 @@ mod processes;
 mod scale;
 mod undo;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 pub use helpers::Helpers;
 pub use undo::*;
@@ -40,13 +44,30 @@ pub struct FaultCx {
     pub drill: String,
     /// Node helpers, placed when they are needed.
     pub helpers: Helpers,
+    /// What this runner has deleted.
+    pub deleted: Deleted,
+}
+
+/// The uids that a runner has deleted: a second inject finds them gone and knows why, a first one that finds its targets gone
+/// has broken nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Deleted(Arc<Mutex<BTreeSet<String>>>);
+
+impl Deleted {
+    fn add(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned());
+    }
+
+    fn has(&self, uid: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
+    }
 }
 
 impl FaultCx {
     /// For a drill. Nothing is placed yet.
     pub fn new(cluster: Cluster, clock: Clock, plan: Arc<Plan>, drill: &str) -> Self {
         let helpers = Helpers::new(cluster.clone(), clock.clone(), Arc::clone(&plan), drill);
-        Self { cluster, clock, plan, drill: drill.to_owned(), helpers }
+        Self { cluster, clock, plan, drill: drill.to_owned(), helpers, deleted: Deleted::default() }
     }
 }
 
@@ -139,12 +160,13 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
 /// Does everything slow, so that the injection takes milliseconds.
 ///
 /// # Errors
-/// A helper cannot be placed.
+/// A helper cannot be placed, or the target has gone meanwhile.
 pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), FaultError> {
     match undo {
         Undo::Processes { pods, .. } => processes::arm(cx, pods).await,
         Undo::CronJob { change: CronJobChange::JobKilled { .. }, .. } => cut_backup_job::arm(cx, spec, undo).await,
-        Undo::Deleted { .. } | Undo::Scale { .. } | Undo::CronJob { .. } => Ok(()),
+        Undo::Deleted { pods, .. } => pod_kill::arm(cx, pods).await,
+        Undo::Scale { .. } | Undo::CronJob { .. } => Ok(()),
     }
 }
 

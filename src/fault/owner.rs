@@ -1,25 +1,34 @@
 //! The controllers of pods: who brings a pod back, and whether it has.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
         core::v1::Pod,
     },
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference},
 };
-use kube::ResourceExt as _;
+use kube::{ResourceExt as _, core::Selector};
 
 use super::{FaultCx, FaultError, OwnerRef, OwnerState, change::until};
 use crate::clock::Stamp;
 
-/// How many pods a controller wants, how many are ready, and whether it has seen its newest spec.
+/// What a controller wants, and how its pods are selected.
+struct Wanted {
+    uid: String,
+    replicas: i32,
+    selector: LabelSelector,
+}
+
+/// How many pods a controller wants and how many of them are ready, by the pods themselves.
+///
+/// Its status is not asked: right after a deletion it still counts the pod that is being ended, and `observedGeneration` says
+/// nothing of pods.
 struct Count {
     uid: String,
     wanted: i32,
     ready: i32,
-    current: bool,
 }
 
 fn controller(owners: &[OwnerReference]) -> Option<&OwnerReference> {
@@ -43,18 +52,18 @@ pub(super) async fn of(cx: &FaultCx, pod: &Pod) -> Result<Option<OwnerRef>, Faul
     Ok(Some(OwnerRef { namespace, kind: top.kind, name: top.name, uid: top.uid }))
 }
 
-async fn count(cx: &FaultCx, owner: &OwnerRef) -> Result<Option<Count>, FaultError> {
+/// Whether the kind is one whose pods can be counted.
+fn is_counted(kind: &str) -> bool {
+    matches!(kind, "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet")
+}
+
+async fn wanted(cx: &FaultCx, owner: &OwnerRef) -> Result<Option<Wanted>, FaultError> {
     let (ns, name) = (owner.namespace.as_str(), owner.name.as_str());
     macro_rules! replicas {
         ($kind:ty) => {
-            cx.cluster.get_opt::<$kind>(ns, name).await?.map(|o| {
-                let status = o.status.clone().unwrap_or_default();
-                Count {
-                    uid: o.uid().unwrap_or_default(),
-                    wanted: o.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1),
-                    ready: status.ready_replicas.unwrap_or(0),
-                    current: status.observed_generation >= o.metadata.generation,
-                }
+            cx.cluster.get_opt::<$kind>(ns, name).await?.and_then(|o| {
+                let (uid, spec) = (o.uid().unwrap_or_default(), o.spec?);
+                Some(Wanted { uid, replicas: spec.replicas.unwrap_or(1), selector: spec.selector })
             })
         };
     }
@@ -62,18 +71,46 @@ async fn count(cx: &FaultCx, owner: &OwnerRef) -> Result<Option<Count>, FaultErr
         "Deployment" => replicas!(Deployment),
         "ReplicaSet" => replicas!(ReplicaSet),
         "StatefulSet" => replicas!(StatefulSet),
-        "DaemonSet" => cx.cluster.get_opt::<DaemonSet>(ns, name).await?.map(|o| {
-            let status = o.status.clone().unwrap_or_default();
-            Count {
-                uid: o.uid().unwrap_or_default(),
-                wanted: status.desired_number_scheduled,
-                ready: status.number_ready,
-                current: status.observed_generation >= o.metadata.generation,
-            }
+        "DaemonSet" => cx.cluster.get_opt::<DaemonSet>(ns, name).await?.and_then(|o| {
+            let (uid, replicas) = (o.uid().unwrap_or_default(), o.status.map_or(0, |s| s.desired_number_scheduled));
+            Some(Wanted { uid, replicas, selector: o.spec?.selector })
         }),
         // Jobs and custom controllers: whether they bring a pod back is their own affair.
         _ => None,
     })
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none()
+        && pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+async fn count(cx: &FaultCx, owner: &OwnerRef) -> Result<Option<Count>, FaultError> {
+    let ns = owner.namespace.as_str();
+    let Some(Wanted { uid, replicas, selector }) = wanted(cx, owner).await? else { return Ok(None) };
+    let selector = Selector::try_from(selector)
+        .map_err(|e| FaultError::failed(format!("select the pods of {} {ns}/{}", owner.kind, owner.name), e.to_string()))?;
+    let pods = cx.cluster.list_all(&cx.cluster.api::<Pod>(ns), Some(&selector.to_string()), &format!("list pods in {ns}")).await?;
+    let mut by_controller: BTreeMap<(String, String, String), i32> = BTreeMap::new();
+    for pod in pods.iter().filter(|pod| is_ready(pod)) {
+        if let Some(of) = controller(pod.owner_references()) {
+            *by_controller.entry((of.kind.clone(), of.name.clone(), of.uid.clone())).or_default() += 1;
+        }
+    }
+    let mut ready = 0;
+    for ((kind, name, of), pods) in by_controller {
+        // Of a Deployment's pods the controller is one of its ReplicaSets.
+        let ours = of == uid
+            || owner.kind == "Deployment"
+                && kind == "ReplicaSet"
+                && cx.cluster.get_opt::<ReplicaSet>(ns, &name).await?.is_some_and(|set| {
+                    set.uid().as_deref() == Some(&of) && controller(set.owner_references()).is_some_and(|above| above.uid == uid)
+                });
+        if ours {
+            ready += pods;
+        }
+    }
+    Ok(Some(Count { uid, wanted: replicas, ready }))
 }
 
 /// An owner and how it is now.
@@ -85,23 +122,25 @@ pub(super) async fn state(cx: &FaultCx, owner: OwnerRef) -> Result<OwnerState, F
     Ok(OwnerState { owner, ready })
 }
 
-/// Waits until each owner has as many ready pods as before (or as it wants, if that is less by now).
+/// Waits until each owner has as many ready pods as before (or as it wants, if that is less by now). A pod that is being
+/// deleted is not ready, whatever its conditions say. An owner that was made anew meanwhile must have its pods, too.
 ///
 /// # Errors
 /// Not within the limit.
 pub(super) async fn all_ready(cx: &FaultCx, owners: &[OwnerState], limit: Duration) -> Result<(Stamp, String), FaultError> {
     until(cx, "that all pods are back", limit, || async {
         let mut said = Vec::new();
-        for OwnerState { owner, ready } in owners {
+        for OwnerState { owner, ready: before } in owners {
             let called = format!("{} {}/{}", owner.kind, owner.namespace, owner.name);
-            match count(cx, owner).await? {
-                None => said.push(format!("{called} is gone or keeps no count")),
-                Some(now) if now.uid != owner.uid => said.push(format!("{called} was made anew")),
-                Some(now) if now.current && now.ready >= (*ready).min(now.wanted) => {
-                    said.push(format!("{called} has {} of {} ready", now.ready, now.wanted));
-                }
-                Some(now) => return Ok(Err(format!("{called} has {} of {} ready, {ready} before", now.ready, now.wanted))),
+            let Some(Count { uid, wanted, ready }) = count(cx, owner).await? else {
+                said.push(if is_counted(&owner.kind) { format!("{called} is gone") } else { format!("{called} keeps no count") });
+                continue;
+            };
+            let anew = if uid == owner.uid { "" } else { " (made anew)" };
+            if ready < (*before).min(wanted) {
+                return Ok(Err(format!("{called}{anew} has {ready} of {wanted} ready, {before} before")));
             }
+            said.push(format!("{called}{anew} has {ready} of {wanted} ready"));
         }
         Ok(Ok(said.join(", ")))
     })

@@ -69,10 +69,26 @@ fn irreversible(cx: &FaultCx, target: &ResolvedObject) -> bool {
     })
 }
 
+/// Has as many connections open as the deletions will need, by reading each pod once more.
+pub(super) async fn arm(cx: &FaultCx, pods: &[PodRef]) -> Result<(), FaultError> {
+    let read: Vec<_> = stream::iter(pods)
+        .map(|pod| async move { cx.cluster.get_opt::<Pod>(&pod.namespace, &pod.name).await })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    // Whether they are still there is for the deletion to say: it is by uid.
+    for pod in read {
+        pod?;
+    }
+    Ok(())
+}
+
+/// Deletes the pods. One that is gone already, or has been replaced by another of its name, is passed over; if that is true
+/// of all of them, nothing was broken.
 pub(super) async fn inject(cx: &FaultCx, spec: &FaultSpec, pods: &[PodRef]) -> Result<(Stamp, Stamp), FaultError> {
     let grace = spec.pod_kill.as_ref().and_then(|kill| kill.grace).map(|g| u32::try_from(g.0.as_secs()).unwrap_or(u32::MAX));
     let start = cx.clock.now();
-    let failed: Vec<FaultError> = stream::iter(pods)
+    let answers: Vec<Result<bool, FaultError>> = stream::iter(pods)
         .map(|pod| async move {
             // Only this very pod: the one that takes its name afterwards is not ours to kill.
             let params = DeleteParams {
@@ -82,15 +98,27 @@ pub(super) async fn inject(cx: &FaultCx, spec: &FaultSpec, pods: &[PodRef]) -> R
             };
             let what = format!("delete pod {}/{}", pod.namespace, pod.name);
             match cx.cluster.call(&what, cx.cluster.api::<Pod>(&pod.namespace).delete(&pod.name, &params)).await {
-                Err(error) if !error.is_not_found() && !error.is_conflict() => Some(error.into()),
-                _ => None,
+                Ok(_) => {
+                    cx.deleted.add(&pod.uid);
+                    Ok(true)
+                }
+                Err(error) if error.is_not_found() || error.is_conflict() => Ok(cx.deleted.has(&pod.uid)),
+                Err(error) => Err(error.into()),
             }
         })
         .buffer_unordered(AT_ONCE)
-        .filter_map(std::future::ready)
         .collect()
         .await;
-    failed.into_iter().next().map_or_else(|| Ok((start, cx.clock.now())), Err)
+    let end = cx.clock.now();
+    let mut any = false;
+    for answer in answers {
+        any |= answer?;
+    }
+    if !any {
+        let names: Vec<String> = pods.iter().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
+        return Err(FaultError::failed(format!("kill {}", names.join(", ")), "gone before anything was done to it: nothing was broken"));
+    }
+    Ok((start, end))
 }
 
 /// The pod is deleted, or marked for deletion: it is out of its Services, and the kubelet ends it.

@@ -252,14 +252,18 @@ pub(super) async fn gone(cx: &FaultCx, pods: &[PodOnNode], how: ProcessFault, li
                     },
                 }
             }
-            if alive.is_empty() || how == ProcessFault::Crash {
+            if alive.is_empty() {
                 continue;
             }
-            // For a held crash the helper is asked only if there is one: without one nothing is killed.
-            if how == ProcessFault::CrashHold && cx.helpers.existing(node).await?.is_none() {
+            // For a crash the helper is asked only if there is one: without one nothing is killed.
+            if how != ProcessFault::Freeze && cx.helpers.existing(node).await?.is_none() {
                 continue;
             }
             for (report, _) in ask(cx, &alive, "look", |pods| NodeReq::Look { pods }).await? {
+                // Right after the kill the kubelet's word is still the old one; the kernel's is not.
+                if let Some(down) = report.pods.iter().find(|p| how != ProcessFault::Freeze && p.live == 0) {
+                    return Ok(Err(format!("no process runs: {}", down.detail)));
+                }
                 if let Some(bad) = report.pods.iter().find(|p| p.held || (how == ProcessFault::Freeze && p.stopped > 0)) {
                     return Ok(Err(if bad.held { format!("{}; still held down", bad.detail) } else { bad.detail.clone() }));
                 }

@@ -166,7 +166,7 @@ async fn revert_kind<K: Replicas>(cx: &FaultCx, scaled: &Scaled<'_>) -> Result<(
                 Decision::Patch(patch, (RevertResult::Reverted, format!("{} replicas again", scaled.before)))
             }
             (true, n) => Decision::Patch(unmark(), (RevertResult::Superseded, format!("others have set {n} replicas; left so"))),
-            (false, n) if n == scaled.before => Decision::Done((RevertResult::Nothing, format!("it has {n} replicas"))),
+            (false, n) if n == scaled.before => Decision::Fence((RevertResult::Nothing, format!("it has {n} replicas"))),
             (false, n) => Decision::Done((RevertResult::Superseded, format!("others have set {n} replicas; left so"))),
         })
     })

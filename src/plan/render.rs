@@ -219,7 +219,7 @@ fn fault_details(fault: &FaultSpec) -> Vec<String> {
             match cut.how {
                 crate::scenario::types::CutHow::Suspend => "suspended",
                 crate::scenario::types::CutHow::KillRunning => "its running Job is killed",
-                crate::scenario::types::CutHow::Empty => "its containers do nothing and succeed",
+                crate::scenario::types::CutHow::Empty => "its containers run `true` and copy nothing; their image must have it",
             }
             .to_owned(),
         );

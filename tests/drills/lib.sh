@@ -95,7 +95,7 @@ nothing_left() {
   local left
   left=$(kubectl get pods,jobs,configmaps,leases,secrets,persistentvolumeclaims --all-namespaces --selector firedrill.dev/drill --output name)
   [ -z "$left" ] || { echo "left: $left"; return 1; }
-  left=$(shop get cronjobs,statefulsets,deployments,pods --output json | jq -r '.items[] | select(.metadata.annotations["firedrill.dev/fault"] != null).metadata.name')
+  left=$(shop get cronjobs,statefulsets,deployments,pods --output json | jq -r '.items[] | select(.metadata.labels["firedrill.dev/fault"] != null).metadata.name')
   [ -z "$left" ] || { echo "a fault's mark is left on: $left"; return 1; }
   [ "$(shop get cronjob orders-backup --output 'jsonpath={.spec.suspend}')" != true ] || { echo "orders-backup is suspended"; return 1; }
   [ "$(shop get statefulset orders --output 'jsonpath={.spec.replicas}')" = 3 ] || { echo "orders has not its three replicas"; return 1; }

@@ -181,7 +181,8 @@ pub enum CutHow {
     Suspend,
     /// It is killed in the middle of its run.
     KillRunning,
-    /// It runs, says it succeeded, and copied nothing.
+    /// It runs, says it succeeded, and copied nothing: every container and init container runs `true`, which their images must
+    /// have (where one does not, the Job fails, and the fault is judged as not holding).
     Empty,
 }
 
