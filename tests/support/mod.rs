@@ -34,11 +34,8 @@ pub(crate) struct World {
 pub(crate) async fn world(test: &str) -> Option<World> {
     let Some(kubeconfig) = std::env::var_os("FIREDRILL_TEST_KUBECONFIG").filter(|v| !v.is_empty()).map(PathBuf::from) else {
         // Past the test harness, which shows nothing of a test that passes.
-        let _ = writeln!(
-            std::io::stderr(),
-            "{test}: NOT RUN, it needs an API server: tests/testbed/testbed up --mode apiserver --cluster api, then \
-             FIREDRILL_TEST_KUBECONFIG=$KUBECONFIG (of `testbed env --cluster api`) cargo test --test apiserver_plan"
-        );
+        let _ =
+            writeln!(std::io::stderr(), "{test}: NOT RUN, it needs an API server: tests/engine.sh brings one up and runs all such tests");
         return None;
     };
     let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(&kubeconfig).unwrap(), &KubeConfigOptions::default()).await.unwrap();

@@ -1,0 +1,190 @@
+//! What the suites of faults on real API servers and kubelets share.
+
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+
+use firedrill::{
+    clock::Clock,
+    cluster::Cluster,
+    fault::{self, FaultCx, Helpers},
+    plan::{PLAN_VERSION, Plan, ResolvedObject, ResolvedTarget, Scope},
+    scenario::types::{Dur, EnvironmentSpec, FaultSpec, Limits, OwnPlace, Target},
+};
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::Namespace};
+use kube::{
+    Api, Config, Resource, ResourceExt as _,
+    api::{DeleteParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// The longest wait for anything a controller does.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// The kubeconfig that a suite needs, from this environment variable; without it, says why the suite does not run.
+pub fn kubeconfig(variable: &str, how: &str) -> Option<String> {
+    let found = std::env::var(variable).ok().filter(|v| !v.is_empty());
+    if found.is_none() {
+        println!("SKIPPED: {variable} is not set. This suite needs {how}, then: {variable}=… cargo test --test …");
+    }
+    found
+}
+
+/// A client of its own to the cluster, as another machine would have.
+pub async fn connect(kubeconfig: &str) -> Cluster {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    config.default_retry = false;
+    config.read_timeout = None;
+    let client = kube::Client::try_from(config).unwrap();
+    let uid = Api::<Namespace>::all(client.clone()).get("kube-system").await.unwrap().uid().unwrap();
+    Cluster::from_client(client, "test", uid)
+}
+
+/// A name that no other run has.
+pub fn unique(prefix: &str) -> String {
+    format!("{prefix}-{:08x}", rand::random::<u32>())
+}
+
+/// A namespace that allows drills, deleted by [`World::end`].
+pub struct World {
+    pub cluster: Cluster,
+    pub ns: String,
+}
+
+impl World {
+    pub async fn new(cluster: Cluster, prefix: &str) -> Self {
+        let ns = unique(prefix);
+        let namespace = json!({"metadata": {"name": ns, "labels": {"firedrill.dev/drills": "allowed"}}});
+        cluster.cluster_api::<Namespace>().create(&PostParams::default(), &from(namespace)).await.unwrap();
+        // Pods are refused until the controller has made this.
+        until("the default service account", || async {
+            cluster.get_opt::<k8s_openapi::api::core::v1::ServiceAccount>(&ns, "default").await.unwrap().is_some()
+        })
+        .await;
+        Self { cluster, ns }
+    }
+
+    pub async fn create<K>(&self, object: Value) -> K
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + serde::Serialize,
+    {
+        self.cluster.api::<K>(&self.ns).create(&PostParams::default(), &from(object)).await.unwrap()
+    }
+
+    pub async fn end(self) {
+        let _ = self.cluster.cluster_api::<Namespace>().delete(&self.ns, &DeleteParams::default()).await;
+    }
+
+    /// What a runner has for faults on these targets.
+    pub fn cx(&self, drill: &str, targets: &[(&str, &[&str])], own: OwnPlace, ttl: Duration) -> FaultCx {
+        let targets = targets.iter().map(|(name, containers)| {
+            let spec = Target { containers: containers.iter().map(|c| (*c).to_owned()).collect(), ..Target::default() };
+            ((*name).to_owned(), ResolvedTarget { spec, objects: Vec::new(), matched: 0 })
+        });
+        let plan = Arc::new(plan(targets.collect(), own));
+        let (cluster, clock) = (self.cluster.clone(), Clock::host());
+        let helpers = Helpers::with_ttl(cluster.clone(), clock.clone(), Arc::clone(&plan), drill, ttl);
+        FaultCx { helpers, ..FaultCx::new(cluster, clock, plan, drill) }
+    }
+}
+
+fn plan(targets: BTreeMap<String, ResolvedTarget>, own: OwnPlace) -> Plan {
+    Plan {
+        version: PLAN_VERSION,
+        name: "contract".to_owned(),
+        summary: String::new(),
+        scenario_sha256: String::new(),
+        parameters: Default::default(),
+        environment: String::new(),
+        place: EnvironmentSpec { firedrill: own, ..EnvironmentSpec::default() },
+        cluster_uid: String::new(),
+        cluster_name: String::new(),
+        seed: 1,
+        limits: Limits::default(),
+        targets,
+        probes: Default::default(),
+        steady_state: None,
+        steps: Vec::new(),
+        objectives: Vec::new(),
+        abort_if: Vec::new(),
+        leases: Vec::new(),
+        scope: Scope::default(),
+        warnings: Vec::new(),
+        rbac: Vec::new(),
+        watchdog: None,
+        expected: (Dur::ZERO, Dur::ZERO),
+    }
+}
+
+pub fn from<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+pub fn spec(fault: Value) -> FaultSpec {
+    from(fault)
+}
+
+pub fn resolved(kind: &str, object: &impl kube::ResourceExt) -> ResolvedObject {
+    ResolvedObject {
+        kind: kind.to_owned(),
+        namespace: object.namespace().unwrap(),
+        name: object.name_any(),
+        uid: object.uid().unwrap(),
+        node: String::new(),
+        owner: String::new(),
+        ready: true,
+        chosen: true,
+    }
+}
+
+/// Waits for a condition, or fails naming it.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "not within {LIMIT:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The whole way of a fault up to its proof; returns what the journal would keep, through JSON as the journal keeps it.
+pub async fn bite(cx: &FaultCx, spec: &FaultSpec, objects: &[ResolvedObject]) -> Result<fault::Undo, String> {
+    let prepared = fault::prepare(cx, spec, objects).await.map_err(|e| format!("prepare: {e}"))?;
+    fault::arm(cx, spec, &prepared.undo).await.map_err(|e| format!("arm: {e}"))?;
+    fault::inject(cx, spec, &prepared.undo).await.map_err(|e| format!("inject: {e}"))?;
+    fault::effective(cx, spec, &prepared.undo, LIMIT).await.map_err(|e| format!("effective: {e}"))?;
+    let kept = serde_json::to_string(&prepared.undo).map_err(|e| e.to_string())?;
+    serde_json::from_str(&kept).map_err(|e| e.to_string())
+}
+
+/// One line a test: `freeze │ inject twice │ ok │ detail`.
+#[derive(Default)]
+pub struct Table(Vec<(String, String, Result<String, String>)>);
+
+impl Table {
+    pub fn add(&mut self, fault: &str, case: &str, outcome: Result<String, String>) {
+        self.0.push((fault.to_owned(), case.to_owned(), outcome));
+    }
+
+    /// Prints it, and fails if a line failed or there is none.
+    pub fn end(self) {
+        let widest = |widths: Vec<usize>| widths.into_iter().max().unwrap_or(0);
+        let a = widest(self.0.iter().map(|r| r.0.len()).collect());
+        let b = widest(self.0.iter().map(|r| r.1.len()).collect());
+        println!("\n{:a$} | {:b$} | outcome", "fault", "case");
+        for (fault, case, outcome) in &self.0 {
+            match outcome {
+                Ok(said) => println!("{fault:a$} | {case:b$} | ok: {said}"),
+                Err(why) => println!("{fault:a$} | {case:b$} | FAILED: {why}"),
+            }
+        }
+        let failed = self.0.iter().filter(|r| r.2.is_err()).count();
+        println!("{} cases, {failed} failed\n", self.0.len());
+        assert!(failed == 0 && !self.0.is_empty(), "{failed} of {} cases failed; see the table", self.0.len());
+    }
+}
+
+/// A condition of a case.
+pub fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise.into()) }
+}

@@ -1,0 +1,347 @@
+//! Freeze, crash and held crash on real kubelets: real processes of real pods, a real helper on their node, and every way in
+//! which runner, link and helper can be lost meanwhile.
+//!
+//! `tests/testbed/testbed up`, then `FIREDRILL_TESTBED_KUBECONFIG=… cargo test --test testbed_faults -- --nocapture`. It must run
+//! on the testbed's machine as root: it kills processes of the helper from outside. Without a cluster it says that it is skipped.
+
+#[expect(unreachable_pub, reason = "shared by suites, each of which is a crate of its own")]
+mod fault_kit;
+
+use std::time::{Duration, Instant};
+
+use fault_kit::{LIMIT, Table, World, bite, connect, ensure, kubeconfig, resolved, spec, unique, until};
+use firedrill::{
+    agent::pods::ensure_namespace,
+    fault::{self, FaultCx, Undo},
+    journal::RevertResult,
+    labels,
+    plan::ResolvedObject,
+    scenario::types::{FaultSpec, OwnPlace},
+};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Namespace, Pod},
+};
+use kube::{
+    Api, ResourceExt as _,
+    api::{AttachParams, DeleteParams, ListParams},
+};
+use serde_json::json;
+use tokio::io::AsyncReadExt as _;
+
+/// The helpers' time to live here.
+const TTL: Duration = Duration::from_secs(5);
+
+struct Case {
+    w: World,
+    own: OwnPlace,
+    cx: FaultCx,
+    pod: Pod,
+}
+
+impl Case {
+    /// A Deployment of one pod with two containers: one of several processes, one of a single one.
+    async fn new(w: World, own: OwnPlace, containers: &[&str]) -> Self {
+        let name = unique("victim");
+        let main = "sleep 9001 & sleep 9002 & while :; do sleep 0.2; done";
+        let container = |name: &str, command: &str| json!({"name": name, "image": "localhost/toolbox:1", "imagePullPolicy": "Never", "command": ["sh", "-c", command]});
+        let deployment = json!({"metadata": {"name": name}, "spec": {"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": {
+            "metadata": {"labels": {"app": name}},
+            "spec": {"terminationGracePeriodSeconds": 1, "containers": [container("main", main), container("side", "exec sleep 9003")]},
+        }}});
+        w.create::<Deployment>(deployment).await;
+        let pod = running(&w, &name, None).await;
+        let cx = w.cx(&unique("drill"), &[("t", containers)], own.clone(), TTL);
+        Self { w, own, cx, pod }
+    }
+
+    fn objects(&self) -> Vec<ResolvedObject> {
+        vec![resolved("Pod", &self.pod)]
+    }
+
+    async fn bite(&self, fault: &FaultSpec) -> Result<Undo, String> {
+        bite(&self.cx, fault, &self.objects()).await
+    }
+
+    async fn revert(&self, undo: &Undo) -> Result<(RevertResult, String), String> {
+        fault::revert(&self.cx, undo).await.map_err(|e| format!("revert: {e}"))
+    }
+
+    async fn gone(&self, undo: &Undo) -> Result<String, String> {
+        fault::gone(&self.cx, undo, LIMIT).await.map(|(_, proof)| proof).map_err(|e| format!("gone: {e}"))
+    }
+
+    /// The state of a container's first process, as another process in that container sees it: a witness that knows nothing
+    /// of helpers.
+    async fn witness(&self, container: &str) -> char {
+        let api: Api<Pod> = self.w.cluster.api(&self.w.ns);
+        let params = AttachParams::default().container(container).stderr(false);
+        let mut process = api.exec(&self.pod.name_any(), ["cat", "/proc/1/stat"], &params).await.unwrap();
+        let mut said = String::new();
+        process.stdout().unwrap().read_to_string(&mut said).await.unwrap();
+        said.rfind(')').and_then(|i| said[i + 1..].trim_start().chars().next()).unwrap_or('?')
+    }
+
+    async fn restarts(&self) -> i32 {
+        let pod = self.w.cluster.get_opt::<Pod>(&self.w.ns, &self.pod.name_any()).await.unwrap();
+        pod.and_then(|p| p.status).into_iter().flat_map(|s| s.container_statuses.unwrap_or_default()).map(|c| c.restart_count).sum()
+    }
+
+    async fn helper(&self) -> Option<Pod> {
+        let selector = format!("{}={}", labels::DRILL, self.cx.drill);
+        self.w.cluster.api::<Pod>(&self.own.namespace).list(&ListParams::default().labels(&selector)).await.unwrap().items.pop()
+    }
+
+    /// SIGKILLs a process of the helper's pod by its command line, from outside the cluster.
+    async fn kill_in_helper(&self, command: &str) -> usize {
+        let uid = self.helper().await.and_then(|p| p.uid()).unwrap();
+        let mut killed = 0;
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+            if read("cgroup").contains(&uid) && read("cmdline").replace('\0', " ").contains(command) {
+                let pid = entry.file_name().to_string_lossy().into_owned();
+                killed += usize::from(std::process::Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+            }
+        }
+        killed
+    }
+
+    async fn end(self) -> (World, Vec<String>) {
+        let mut left = self.cx.helpers.remove_all(LIMIT).await;
+        left.extend(self.helper().await.map(|p| p.name_any()));
+        let _ = self.w.cluster.api::<Deployment>(&self.w.ns).delete_collection(&DeleteParams::background(), &ListParams::default()).await;
+        (self.w, left)
+    }
+}
+
+/// The one running pod of a Deployment, another one than `before`.
+async fn running(w: &World, app: &str, before: Option<&str>) -> Pod {
+    let params = ListParams::default().labels(&format!("app={app}"));
+    let api: Api<Pod> = w.cluster.api(&w.ns);
+    let ready = |p: &Pod| p.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True");
+    let look = || async { api.list(&params).await.unwrap().items.into_iter().find(|p| ready(p) && p.uid().as_deref() != before) };
+    until("the pod runs", || async { look().await.is_some() }).await;
+    look().await.unwrap()
+}
+
+fn freeze() -> FaultSpec {
+    spec(json!({"freeze": {"target": "t"}}))
+}
+
+fn crash(hold: bool) -> FaultSpec {
+    spec(json!({"crash": {"target": "t", "hold": hold}}))
+}
+
+async fn frozen_and_thawed(c: &Case) -> Result<String, String> {
+    ensure(c.witness("main").await != 'T', "it is stopped before the fault")?;
+    let prepared = fault::prepare(&c.cx, &freeze(), &c.objects()).await.map_err(|e| e.to_string())?;
+    let placing = Instant::now();
+    fault::arm(&c.cx, &freeze(), &prepared.undo).await.map_err(|e| e.to_string())?;
+    let placed_ms = placing.elapsed().as_millis();
+    let (start, end) = fault::inject(&c.cx, &freeze(), &prepared.undo).await.map_err(|e| e.to_string())?;
+    let took_ms = (end.mono_us - start.mono_us) as f64 / 1e3;
+    let (at, proof) = fault::effective(&c.cx, &freeze(), &prepared.undo, LIMIT).await.map_err(|e| e.to_string())?;
+    let proven_ms = (at.mono_us - start.mono_us) as f64 / 1e3;
+    ensure((c.witness("main").await, c.witness("side").await) == ('T', 'T'), "the witness sees them run")?;
+    ensure(took_ms <= 50.0, format!("the inject took {took_ms:.1} ms"))?;
+    let holds = fault::holds(&c.cx, &freeze(), &prepared.undo).await.map_err(|e| e.to_string())?;
+    ensure(holds.is_none(), format!("it does not hold: {holds:?}"))?;
+    let (result, said) = c.revert(&prepared.undo).await?;
+    ensure(result == RevertResult::Reverted, format!("{result:?}: {said}"))?;
+    c.gone(&prepared.undo).await?;
+    ensure(c.witness("main").await != 'T' && c.witness("side").await != 'T', "the witness sees them stopped")?;
+    ensure(c.restarts().await == 0, "a container was restarted")?;
+    let second = c.revert(&prepared.undo).await?;
+    ensure(second.0 == RevertResult::Nothing, format!("the second revert: {second:?}"))?;
+    Ok(format!("helper placed in {placed_ms} ms, inject {took_ms:.1} ms, proven after {proven_ms:.1} ms: {proof}; {said}"))
+}
+
+async fn frozen_twice(c: &Case) -> Result<String, String> {
+    let undo = c.bite(&freeze()).await?;
+    fault::inject(&c.cx, &freeze(), &undo).await.map_err(|e| format!("second inject: {e}"))?;
+    let (_, proof) = fault::effective(&c.cx, &freeze(), &undo, LIMIT).await.map_err(|e| e.to_string())?;
+    ensure(c.revert(&undo).await?.0 == RevertResult::Reverted, "not reverted")?;
+    c.gone(&undo).await?;
+    Ok(proof)
+}
+
+async fn reverted_without_inject(c: &Case, fault: &FaultSpec) -> Result<String, String> {
+    let prepared = fault::prepare(&c.cx, fault, &c.objects()).await.map_err(|e| e.to_string())?;
+    let (result, said) = c.revert(&prepared.undo).await?;
+    ensure(result == RevertResult::Nothing, format!("{result:?}: {said}"))?;
+    c.gone(&prepared.undo).await?;
+    ensure(c.restarts().await == 0, "a container was restarted")?;
+    Ok(said)
+}
+
+async fn one_container_only(c: &Case) -> Result<String, String> {
+    let undo = c.bite(&freeze()).await?;
+    ensure((c.witness("side").await, c.witness("main").await != 'T') == ('T', true), "not only the chosen container is stopped")?;
+    c.revert(&undo).await?;
+    c.gone(&undo).await
+}
+
+async fn runner_lost(c: &Case) -> Result<String, String> {
+    let undo = c.bite(&freeze()).await?;
+    // While it is renewed it stays.
+    tokio::time::sleep(TTL + Duration::from_secs(2)).await;
+    ensure(c.witness("main").await == 'T', "it thawed though the runner lives")?;
+    c.cx.helpers.detach().await;
+    let lost = Instant::now();
+    while c.witness("main").await == 'T' {
+        ensure(
+            lost.elapsed() < TTL + Duration::from_secs(2),
+            format!("still frozen {:.1} s after the runner was lost", lost.elapsed().as_secs_f64()),
+        )?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let after = lost.elapsed().as_secs_f64();
+    until("the helper has ended", || async { c.helper().await.and_then(|p| p.status?.phase).as_deref() == Some("Succeeded") }).await;
+    let api: Api<Pod> = c.w.cluster.api(&c.own.namespace);
+    let log = api.logs(&c.helper().await.unwrap().name_any(), &Default::default()).await.map_err(|e| e.to_string())?;
+    ensure(log.contains("no runner renewed"), format!("its log does not say why: {log}"))?;
+    let (result, said) = c.revert(&undo).await?;
+    ensure(result == RevertResult::Nothing, format!("{result:?}: {said}"))?;
+    c.gone(&undo).await?;
+    Ok(format!("thawed by itself {after:.1} s after the runner was lost (time to live {} s)", TTL.as_secs()))
+}
+
+async fn exec_killed(c: &Case) -> Result<String, String> {
+    let undo = c.bite(&freeze()).await?;
+    ensure(c.kill_in_helper("agent attach").await > 0, "there was no exec to kill")?;
+    let cut = Instant::now();
+    let holds = fault::holds(&c.cx, &freeze(), &undo).await.map_err(|e| format!("holds: {e}"))?;
+    let again = cut.elapsed().as_millis();
+    ensure(holds.is_none(), format!("it does not hold: {holds:?}"))?;
+    tokio::time::sleep(TTL + Duration::from_secs(1)).await;
+    ensure(c.witness("main").await == 'T', "it thawed: the renewals did not go on")?;
+    ensure(c.revert(&undo).await?.0 == RevertResult::Reverted, "not reverted")?;
+    c.gone(&undo).await?;
+    Ok(format!("attached again and answered after {again} ms"))
+}
+
+async fn helper_killed(c: &Case) -> Result<String, String> {
+    let undo = c.bite(&freeze()).await?;
+    ensure(c.kill_in_helper("agent node").await > 0, "there was no helper to kill")?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    ensure(c.witness("main").await == 'T', "it thawed by itself")?;
+    // What a runner does that knows nothing but the record.
+    let cx = c.w.cx(&c.cx.drill, &[], c.own.clone(), TTL);
+    let (result, said) = fault::revert(&cx, &undo).await.map_err(|e| format!("revert: {e}"))?;
+    ensure(result == RevertResult::Reverted, format!("{result:?}: {said}"))?;
+    fault::gone(&cx, &undo, LIMIT).await.map_err(|e| format!("gone: {e}"))?;
+    ensure(c.witness("main").await != 'T', "still stopped")?;
+    let left = cx.helpers.remove_all(LIMIT).await;
+    ensure(left.is_empty(), left.join("; "))?;
+    Ok(format!("by a new helper: {said}"))
+}
+
+async fn another_runner(c: &Case, fault: FaultSpec) -> Result<String, String> {
+    let undo = c.bite(&fault).await?;
+    let cx = c.w.cx(&c.cx.drill, &[], c.own.clone(), TTL);
+    let (result, said) = fault::revert(&cx, &undo).await.map_err(|e| format!("revert: {e}"))?;
+    ensure(result == RevertResult::Reverted, format!("{result:?}: {said}"))?;
+    let late = fault::inject(&c.cx, &fault, &undo).await;
+    ensure(late.is_err(), "the first runner may still act after it was taken over from")?;
+    fault::gone(&cx, &undo, LIMIT).await.map_err(|e| format!("gone: {e}"))?;
+    let left = cx.helpers.remove_all(LIMIT).await;
+    ensure(left.is_empty(), left.join("; "))?;
+    Ok(said)
+}
+
+async fn pod_deleted(c: &Case, fault: &FaultSpec) -> Result<String, String> {
+    let undo = c.bite(fault).await?;
+    let api: Api<Pod> = c.w.cluster.api(&c.w.ns);
+    api.delete(&c.pod.name_any(), &DeleteParams::default()).await.map_err(|e| e.to_string())?;
+    running(&c.w, &c.pod.labels()["app"], c.pod.uid().as_deref()).await;
+    until("the pod is gone", || async { api.get_opt(&c.pod.name_any()).await.unwrap().is_none() }).await;
+    let broken = fault::holds(&c.cx, fault, &undo).await.map_err(|e| e.to_string())?;
+    ensure(broken.is_some() || fault.freeze.is_none(), "the loss of the pod was not seen by `holds`")?;
+    let (result, said) = c.revert(&undo).await?;
+    ensure(matches!(result, RevertResult::TargetGone | RevertResult::Reverted), format!("{result:?}: {said}"))?;
+    c.gone(&undo).await?;
+    ensure(c.revert(&undo).await?.0 == RevertResult::TargetGone, "the second revert finds something")?;
+    Ok(broken.unwrap_or(said))
+}
+
+async fn crashed(c: &Case) -> Result<String, String> {
+    let prepared = fault::prepare(&c.cx, &crash(false), &c.objects()).await.map_err(|e| e.to_string())?;
+    fault::arm(&c.cx, &crash(false), &prepared.undo).await.map_err(|e| e.to_string())?;
+    let (start, end) = fault::inject(&c.cx, &crash(false), &prepared.undo).await.map_err(|e| e.to_string())?;
+    let took_ms = (end.mono_us - start.mono_us) as f64 / 1e3;
+    let (_, proof) = fault::effective(&c.cx, &crash(false), &prepared.undo, LIMIT).await.map_err(|e| e.to_string())?;
+    ensure(took_ms <= 50.0, format!("the inject took {took_ms:.1} ms"))?;
+    until("both containers were restarted", || async { c.restarts().await == 2 }).await;
+    let (result, _) = c.revert(&prepared.undo).await?;
+    ensure(result == RevertResult::Nothing, format!("{result:?}"))?;
+    c.gone(&prepared.undo).await?;
+    let back_ms = (c.cx.clock.now().mono_us - start.mono_us) / 1000;
+    Ok(format!("inject {took_ms:.1} ms, containers back after {back_ms} ms: {proof}"))
+}
+
+async fn held_down(c: &Case) -> Result<String, String> {
+    let undo = c.bite(&crash(true)).await?;
+    until("what the kubelet starts again is killed again", || async { c.restarts().await >= 3 }).await;
+    let holds = fault::holds(&c.cx, &crash(true), &undo).await.map_err(|e| e.to_string())?;
+    ensure(holds.is_none(), format!("it does not hold: {holds:?}"))?;
+    let (_, proof) = fault::effective(&c.cx, &crash(true), &undo, LIMIT).await.map_err(|e| e.to_string())?;
+    let (result, said) = c.revert(&undo).await?;
+    ensure(result == RevertResult::Reverted, format!("{result:?}: {said}"))?;
+    c.gone(&undo).await?;
+    ensure(c.revert(&undo).await?.0 == RevertResult::Nothing, "the second revert finds something")?;
+    Ok(proof)
+}
+
+async fn runner_lost_while_held(c: &Case) -> Result<String, String> {
+    let undo = c.bite(&crash(true)).await?;
+    c.cx.helpers.detach().await;
+    until("the helper has ended", || async { c.helper().await.and_then(|p| p.status?.phase).as_deref() == Some("Succeeded") }).await;
+    c.gone(&undo).await
+}
+
+#[tokio::test]
+async fn freeze_and_crash_keep_their_contract() {
+    let how = "a cluster with kubelets on this machine, and root: tests/testbed/testbed up";
+    let Some(kubeconfig) = kubeconfig("FIREDRILL_TESTBED_KUBECONFIG", how) else { return };
+    let only = std::env::var("FIREDRILL_TESTBED_ONLY").unwrap_or_default();
+    let cluster = connect(&kubeconfig).await;
+    let image = std::env::var("FIREDRILL_TESTBED_IMAGE").unwrap_or_else(|_| "localhost/firedrill:dev".to_owned());
+    let own = OwnPlace { namespace: unique("own"), image, ..OwnPlace::default() };
+    ensure_namespace(&cluster, &own.namespace).await.unwrap();
+    let mut w = World::new(cluster, "victims").await;
+    let mut table = Table::default();
+    macro_rules! case {
+        ($fault:literal, $case:literal, $containers:expr, |$c:ident| $test:expr) => {
+            if format!("{} {}", $fault, $case).contains(&only) {
+                let $c = Case::new(w, own.clone(), $containers).await;
+                // Boxed: sixteen of them side by side are too much for a test's stack.
+                let outcome = Box::pin($test).await;
+                let (world, left) = $c.end().await;
+                w = world;
+                let outcome = outcome.and_then(|said| ensure(left.is_empty(), format!("left behind: {left:?}")).map(|()| said));
+                println!("{} {}: {outcome:?}", $fault, $case);
+                table.add($fault, $case, outcome);
+            }
+        };
+    }
+    case!("freeze", "inject, proof, revert, proof", &[], |c| frozen_and_thawed(&c));
+    case!("freeze", "inject twice", &[], |c| frozen_twice(&c));
+    case!("freeze", "revert without inject", &[], |c| reverted_without_inject(&c, &freeze()));
+    case!("freeze", "one container only", &["side"], |c| one_container_only(&c));
+    case!("freeze", "runner lost", &[], |c| runner_lost(&c));
+    case!("freeze", "exec killed", &[], |c| exec_killed(&c));
+    case!("freeze", "helper killed", &[], |c| helper_killed(&c));
+    case!("freeze", "reverted by another runner", &[], |c| another_runner(&c, freeze()));
+    case!("freeze", "pod deleted meanwhile", &[], |c| pod_deleted(&c, &freeze()));
+    case!("crash", "inject, proof, restarted", &[], |c| crashed(&c));
+    case!("crash", "revert without inject", &[], |c| reverted_without_inject(&c, &crash(false)));
+    case!("crash hold", "inject, proof, revert, proof", &[], |c| held_down(&c));
+    case!("crash hold", "revert without inject", &[], |c| reverted_without_inject(&c, &crash(true)));
+    case!("crash hold", "runner lost", &[], |c| runner_lost_while_held(&c));
+    case!("crash hold", "reverted by another runner", &[], |c| another_runner(&c, crash(true)));
+    case!("crash hold", "pod deleted meanwhile", &[], |c| pod_deleted(&c, &crash(true)));
+    let namespaces = w.cluster.cluster_api::<Namespace>();
+    let _ = namespaces.delete(&own.namespace, &DeleteParams::default()).await;
+    w.end().await;
+    table.end();
+}
