@@ -8,6 +8,7 @@ mod kit;
 mod latency;
 mod runner;
 mod stall;
+mod stop;
 #[expect(dead_code, reason = "shared by suites, each of which uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
