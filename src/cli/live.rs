@@ -5,6 +5,7 @@
 //!
 //! **Architecture invariant:** it only looks. Nothing here changes a drill, and a slow terminal never holds one up.
 
+mod flaps;
 mod line;
 mod screen;
 
@@ -19,6 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{drill::Question, journal::Record, plan::Plan, probe::Board};
+use flaps::Flaps;
 use line::{Tone, clean};
 use screen::{Line, Screen};
 
@@ -80,6 +82,7 @@ struct View {
     /// The runner's monotonic time when the newest record came, and when that was for this process.
     anchor: Option<(i64, i64, Instant)>,
     asked: Vec<Question>,
+    flaps: Flaps,
 }
 
 impl View {
@@ -92,7 +95,16 @@ impl View {
             }
             bar
         });
-        Self { screen: Screen::new(Arc::clone(&plan), drill), plan, mode, color, bar, anchor: None, asked: Vec::new() }
+        Self {
+            screen: Screen::new(Arc::clone(&plan), drill),
+            plan,
+            mode,
+            color,
+            bar,
+            anchor: None,
+            asked: Vec::new(),
+            flaps: Flaps::default(),
+        }
     }
 
     async fn follow(
@@ -124,13 +136,17 @@ impl View {
                     let now = asked.borrow_and_update().clone();
                     self.questions(now);
                 }
-                _ = redraw.tick(), if self.mode == Mode::Terminal => self.draw(),
+                _ = redraw.tick() => {
+                    self.flapped(false);
+                    self.draw();
+                }
             }
         }
         // Whatever was written before the end is shown before the end.
         while let Ok(record) = records.try_recv() {
             self.record(&record);
         }
+        self.flapped(true);
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -166,9 +182,18 @@ impl View {
     fn board(&mut self, board: &Board) {
         if matches!(self.mode, Mode::Plain | Mode::Terminal) {
             let (now_us, _) = self.now();
-            for (tone, text) in self.screen.board(board, now_us) {
-                self.say(tone, &text, None);
+            for (probe, tone, text) in self.screen.board(board, now_us) {
+                if let Some((tone, text)) = self.flaps.changed(&probe, tone, text) {
+                    self.say(tone, &text, None);
+                }
             }
+        }
+    }
+
+    /// Says what was kept back of probes that flap.
+    fn flapped(&mut self, end: bool) {
+        for (tone, text) in self.flaps.due(end) {
+            self.say(tone, &text, None);
         }
     }
 

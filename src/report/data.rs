@@ -6,7 +6,10 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::timeline::{self, Entry};
+use super::{
+    deviations,
+    timeline::{self, Entry},
+};
 use crate::{
     clock::Stamp,
     journal::{Event, FaultId, ProbeRun, Reading, Record, RevertResult, RunbookState, SteadyPhase, line_hash},
@@ -70,7 +73,7 @@ pub struct Report {
     pub readings: Vec<ReadingReport>,
     /// Steps of runbooks.
     pub runbooks: Vec<RunbookReport>,
-    /// What was not done as the scenario says.
+    /// What was not done as the scenario says; what was said again and again is one entry with how often and when.
     pub deviations: Vec<String>,
     /// Clocks that were measured against the drill's.
     pub clocks: Vec<ClockReport>,
@@ -264,7 +267,7 @@ pub fn collect(records: &[Record]) -> Option<Report> {
         ledgers: ledgers(records),
         readings: readings(records),
         runbooks: runbooks(records, plan),
-        deviations: events().filter_map(|e| if let Event::Deviation { detail } = e { Some(detail.clone()) } else { None }).collect(),
+        deviations: deviations::of(records).iter().map(deviations::Said::line).collect(),
         clocks: clocks(records),
         timeline: timeline::of(records, plan),
         journal: JournalReport {

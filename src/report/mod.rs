@@ -4,6 +4,7 @@
 //! for byte, whenever and wherever they are made.
 
 mod data;
+mod deviations;
 mod json;
 mod junit;
 mod markdown;

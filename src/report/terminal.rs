@@ -61,8 +61,7 @@ impl Page {
         self.objectives(report);
         self.counts(report);
         self.marks(report);
-        let deviations: Vec<String> = report.deviations.clone();
-        self.list("Deviations", &deviations);
+        self.list("Deviations", &report.deviations);
         self.bottom(report);
         self.text
     }

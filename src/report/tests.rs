@@ -203,3 +203,30 @@ fn a_report_that_cannot_be_written_says_where_and_what_to_do() {
     assert!(help.contains("the disk is full"), "{help}");
     assert!(matches!(write(dir.path(), &[]), Err(ReportError::NoPlan)));
 }
+
+#[test]
+fn what_is_said_again_and_again_is_one_line_with_how_often_and_when() {
+    let mut t = Tape::new();
+    for (n, ms) in (2_000..9_000).step_by(1_000).enumerate() {
+        let detail = format!("probe `paged`: Prometheus could not be asked: no answer within {n}.5s from 10.0.0.{n}:9090");
+        t.push(ms, Event::Deviation { detail });
+        let detail = format!("runbook step `start` was tried again by ann after attempt {n}");
+        t.push(ms, Event::Deviation { detail });
+    }
+    t.push(9_500, Event::Deviation { detail: "left out".into() });
+    t.push(9_700, Event::Deviation { detail: "left out".into() });
+    let records = t.records();
+    let report = collect(&records).unwrap();
+    assert_eq!(report.deviations.len(), 9, "{:#?}", report.deviations);
+    let first = "probe `paged`: Prometheus could not be asked: no answer within 0.5s from 10.0.0.0:9090";
+    assert_eq!(report.deviations[0], format!("{first} (7 times, from 2s to 8s after the start)"));
+    // What people did is said each time, for its numbers count.
+    assert_eq!(report.deviations[7], "runbook step `start` was tried again by ann after attempt 6");
+    assert_eq!(report.deviations[8], "left out (2 times, from 9.5s to 9.7s after the start)");
+    let asked: Vec<_> = report.timeline.iter().filter(|e| e.what.contains("Prometheus")).collect();
+    assert_eq!((asked.len(), asked[0].offset_us, asked[1].offset_us), (2, Some(2_000_000), Some(8_000_000)), "{asked:#?}");
+    assert!(asked[1].what.ends_with("(the last of 7 times)"), "{asked:#?}");
+    for form in [terminal(&records, 200, false), markdown::render(&report)] {
+        assert_eq!(form.matches("7 times, from").count(), 1, "{form}");
+    }
+}

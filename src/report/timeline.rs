@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::data::{revert_word, runbook_word, title};
+use super::{
+    data::{revert_word, runbook_word, title},
+    deviations,
+};
 use crate::{
     clock::Stamp,
     journal::{AlertStage, Event, ProbeRun, Reading, Record, ResumeIntent, SteadyPhase, StepOutcome},
@@ -34,7 +37,14 @@ pub(super) fn of(records: &[Record], plan: &Plan) -> Vec<Entry> {
     let Some(first) = records.first() else { return Vec::new() };
     let mut shown: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
     let mut entries: Vec<Entry> = Vec::new();
+    let deviations = deviations::of(records);
     for record in records {
+        // Of what is said again and again the first time and, with the count, the last.
+        if let Event::Deviation { .. } = record.event
+            && !deviations.iter().any(|said| said.seq.0 == record.seq || said.seq.1 == record.seq)
+        {
+            continue;
+        }
         if let Event::Run(run) = &record.event {
             let n = shown.entry(&run.probe).or_default();
             // Good runs are what is expected, unless they end something.
@@ -44,7 +54,10 @@ pub(super) fn of(records: &[Record], plan: &Plan) -> Vec<Entry> {
             }
         }
         let (at, what) = describe(record, plan);
-        let Some(what) = what else { continue };
+        let Some(mut what) = what else { continue };
+        if let Some(said) = deviations.iter().find(|said| said.times > 1 && said.seq.1 == record.seq) {
+            what.push_str(&format!(" (the last of {} times)", said.times));
+        }
         let offset_us = (at.clock == first.at.clock).then(|| at.mono_us.saturating_sub(first.at.mono_us));
         entries.push(Entry { utc: at.utc(), offset_us, what, seq: record.seq });
     }

@@ -98,8 +98,8 @@ impl Screen {
         }
     }
 
-    /// The probes were looked at. Returns those whose state changed, as lines for the log.
-    pub(super) fn board(&mut self, board: &Board, now_us: i64) -> Vec<(Tone, String)> {
+    /// The probes were looked at. Returns those whose state changed, each with its name, as lines for the log.
+    pub(super) fn board(&mut self, board: &Board, now_us: i64) -> Vec<(String, Tone, String)> {
         let mut changes = Vec::new();
         for (name, live) in &board.0 {
             let probe = self.probes.entry(name.clone()).or_default();
@@ -110,7 +110,11 @@ impl Screen {
                 if let Some(state) = live.state {
                     let tone = if state == ProbeState::Good { Tone::Good } else { Tone::Warn };
                     let detail = clean(&live.detail);
-                    changes.push((tone, format!("probe {name} is {state}{}{detail}", if detail.is_empty() { "" } else { ": " })));
+                    changes.push((
+                        name.clone(),
+                        tone,
+                        format!("probe {name} is {state}{}{detail}", if detail.is_empty() { "" } else { ": " }),
+                    ));
                 }
                 probe.state = live.state;
                 probe.since_us = now_us;

@@ -118,7 +118,7 @@ objectives
 fn back_again_stable_and_over_target() {
     let mut screen = outage();
     let changes = screen.board(&board(&[("checkout", Some(ProbeState::Good), "200")]), at(31).mono_us);
-    assert_eq!(changes, [(Tone::Good, "probe checkout is good: 200".to_owned())]);
+    assert_eq!(changes, [("checkout".to_owned(), Tone::Good, "probe checkout is good: 200".to_owned())]);
     assert!(text(&screen, &[], 33, 100).contains("good again, 0:02 of 10s"), "{}", text(&screen, &[], 33, 100));
     assert!(text(&screen, &[], 42, 100).contains("21.0s of 1m") && text(&screen, &[], 42, 100).contains("recovered"));
     let late = outage();
@@ -181,4 +181,32 @@ async fn a_view_ends_when_it_is_told_and_when_the_journal_ends() {
         live.finish().await;
         assert!(begin.elapsed() < Duration::from_secs(1));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_flaps_does_not_drown_the_rest() {
+    let mut flaps = Flaps::default();
+    let mut said = Vec::new();
+    let line = |i: u32| if i % 2 == 0 { (Tone::Good, "probe web is good".to_owned()) } else { (Tone::Warn, "probe web is bad".to_owned()) };
+    // Ten minutes, two changes a second.
+    for i in 0..1200 {
+        let (tone, text) = line(i);
+        said.extend(flaps.changed("web", tone, text));
+        tokio::time::advance(Duration::from_millis(500)).await;
+        said.extend(flaps.due(false));
+    }
+    let texts: Vec<&str> = said.iter().map(|(_, text)| text.as_str()).collect();
+    assert!(texts.len() < 12, "{texts:#?}");
+    assert_eq!(texts[..2], ["probe web is good", "probe web is bad"]);
+    assert_eq!(texts[4], "probe web changed 16 times more in 10s (it flaps). Now: probe web is bad");
+    assert_eq!(texts[5], "probe web changed 40 times more in 20s (it flaps). Now: probe web is bad");
+    // Every change was said or counted, those at the end as well.
+    said.extend(flaps.due(true));
+    let more: u32 = said.iter().filter_map(|(_, t)| t.strip_prefix("probe web changed ")?.split(' ').next()?.parse::<u32>().ok()).sum();
+    assert_eq!(more + 4, 1200);
+    // Others are said at once, and so is this one after a quiet time.
+    assert!(flaps.changed("db", Tone::Warn, "probe db is bad".to_owned()).is_some());
+    tokio::time::advance(Duration::from_secs(200)).await;
+    assert!(flaps.due(false).is_empty());
+    assert!(flaps.changed("web", Tone::Warn, "probe web is bad".to_owned()).is_some());
 }
