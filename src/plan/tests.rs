@@ -591,3 +591,90 @@ fn the_page_fits_and_says_what_matters() {
     }
     assert!(render::render_with(&plan, 60, true).contains("\u{1b}["));
 }
+
+#[test]
+fn what_a_snapshot_cannot_give_is_refused_by_name() {
+    let snapshot = shop();
+    let mut kinds = shop();
+    for (kind, namespaced) in [("Pod", true), ("Node", false)] {
+        let api = KindSeen { group: String::new(), plural: format!("{}s", kind.to_lowercase()), namespaced };
+        kinds.kinds.insert(("v1".to_owned(), kind.to_owned()), api);
+    }
+    let object = |object: Value| json!({"probes": {"x": {"object": object}}, "steps": [{"hold": "1s"}], "objectives": []});
+    let in_none = json!({"apiVersion": "v1", "kind": "Pod", "name": "n", "cel": "true"});
+    refused(&object(in_none), &kinds, &environment(), &["probe `x`: Pod n needs a `namespace`"]);
+    let in_one = json!({"apiVersion": "v1", "kind": "Node", "name": "n", "namespace": "shop", "cel": "true"});
+    refused(&object(in_one), &kinds, &environment(), &["probe `x`: Node n has no namespace: leave it out"]);
+    let mut nowhere = environment();
+    nowhere.spec.clusters.clear();
+    refused(&json!({}), &snapshot, &nowhere, &["the environment names no cluster: add `clusters: {main: {uid: …}}`"]);
+    let two = json!({"targets": {"primary": {"namespace": "shop", "pods": "cluster=orders,role=master", "cluster": "dr"}}});
+    let part = "target `primary`: drills over more than one cluster (`dr` beside `main`) are not built yet";
+    refused(&two, &snapshot, &environment(), &[part]);
+    let named = json!({"namespace": "shop", "cronJob": "backup"});
+    let later = json!({"targets": {"t": named}, "probes": {}, "objectives": [], "steps": [{"runbook": {"cronJob": "nope"}}]});
+    refused(&later, &snapshot, &environment(), &["`cronJob: nope` is not `namespace/name`"]);
+    let gone = json!({"probes": {"leader": {"pods": {"target": "nobody", "ready": 1}}}, "steps": [{"hold": "1s"}], "objectives": []});
+    refused(&gone, &snapshot, &environment(), &["probe `leader`: there is no target `nobody`"]);
+    let gone = json!({"probes": {}, "steps": [{"inject": {"podKill": {"target": "nobody"}}}], "objectives": []});
+    refused(&gone, &snapshot, &environment(), &["there is no target `nobody`"]);
+    let none = json!({"probes": {}, "steps": [{}], "objectives": []});
+    refused(&none, &snapshot, &environment(), &["must have exactly one kind"]);
+    let none = json!({"probes": {}, "steps": [{"name": "x", "inject": {}}], "objectives": []});
+    refused(&none, &snapshot, &environment(), &["step `x`: its fault must have exactly one kind"]);
+}
+
+#[test]
+fn what_a_reader_should_know_is_said_and_refuses_nothing() {
+    let says = |plan: &Plan, part: &str| assert!(plan.warnings.iter().any(|w| w.contains(part)), "{part}: {:?}", plan.warnings);
+    let mut unready = shop();
+    unready.pods.get_mut("shop").unwrap().get_mut("orders-0").unwrap().ready = false;
+    unready.objects.remove(&ObjectKey::new(NamedKind::Service, "shop", "checkout"));
+    unready.objects.remove(&ObjectKey::new(NamedKind::Service, "shop", "orders-db"));
+    unready.unreadable.push("budgets of shop could not be read".to_owned());
+    let plan = plan_of(&json!({}), &unready, &environment(), 7).unwrap();
+    says(&plan, "step `lose it`: not ready now, so that breaking it may prove nothing: orders-0");
+    says(&plan, "probe `orders`: Service shop/orders-db does not exist (yet)");
+    says(&plan, "budgets of shop could not be read");
+    let policy = |undo: &str| json!({"steps": [{"name": "lose it", "inject": {"freeze": {"target": "primary"}, "undo": undo}}]});
+    says(&planned(&policy("none")), "step `lose it`: `freeze` is never undone: irreversible");
+    says(&planned(&policy("runbook")), "step `lose it`: `freeze` is undone only by the runbook");
+    let later = json!({"targets": {"primary": {"namespace": "shop", "pods": "cluster=orders,role=master"}, "copy": {"namespace": "shop", "pods": "a=b"}},
+        "probes": {"checkout": {"http": {"url": "http://x"}}, "c": {"pods": {"target": "copy", "ready": 1}}}, "objectives": []});
+    says(&planned(&later), "probe `c`: target `copy` (pods a=b in shop) matches nothing (yet)");
+}
+
+#[test]
+fn nodes_and_volumes_have_limits_of_their_own() {
+    use super::{
+        guard::{FaultOn, Touched, check},
+        resolve,
+    };
+    let mut snapshot = shop();
+    for node in snapshot.nodes.values_mut() {
+        node.labels.extend(allowed());
+    }
+    let refusals = |target: Value, fault: Value, limits: Value| {
+        let spec: Target = serde_json::from_value(target).unwrap();
+        let target = resolve::resolve("t", &spec, &snapshot, 7).unwrap();
+        let (fault, limits) = (serde_json::from_value(fault).unwrap(), serde_json::from_value(limits).unwrap());
+        let on = FaultOn { step: "s", spec: &fault, target_name: "t", target: &target };
+        check(&environment().spec, &limits, on, &snapshot, &mut Touched::default()).refusals
+    };
+    let lose = json!({"loseZone": {"target": "t"}});
+    assert_eq!(
+        refusals(json!({"zone": "z1"}), lose.clone(), json!({})),
+        ["step `s`: with it the drill breaks 1 nodes, and `limits.nodes` is 0"]
+    );
+    assert_eq!(refusals(json!({"zone": "z1"}), lose, json!({"nodes": 1})), Vec::<String>::new());
+    // A node that has gone since its target was resolved.
+    let spec: Target = serde_json::from_value(json!({"zone": "z1"})).unwrap();
+    let target = resolve::resolve("t", &spec, &snapshot, 7).unwrap();
+    let fault = serde_json::from_value(json!({"loseZone": {"target": "t"}})).unwrap();
+    let limits = serde_json::from_value(json!({"nodes": 1})).unwrap();
+    let mut fewer = snapshot.clone();
+    fewer.nodes.remove("node1");
+    let on = FaultOn { step: "s", spec: &fault, target_name: "t", target: &target };
+    let found = check(&environment().spec, &limits, on, &fewer, &mut Touched::default());
+    assert_eq!(found.refusals, ["step `s`: node node1 does not exist"]);
+}

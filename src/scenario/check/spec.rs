@@ -129,6 +129,8 @@ pub(crate) fn document(root: &Node, gather: &mut Gather) -> Option<crate::scenar
     let version = at.get("apiVersion");
     match version.node().map(Node::text) {
         Some(Some(API_VERSION)) => {}
+        // With a kind there is a schema, which asks for it.
+        None if at.get("kind").is_set() => {}
         None => drop(gather.mistake(root.span, "`apiVersion` is missing").help(format!("write `apiVersion: {API_VERSION}`"))),
         Some(other) => {
             let shown = other.map_or_else(|| "that".to_owned(), |o| format!("`{}`", clip(o)));
