@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::{
     cluster::{self, Cluster, ClusterError},
@@ -19,6 +19,16 @@ use crate::{
 const ENVIRONMENT_FILE: &str = "environment.yaml";
 /// The largest plan or runbook that is read, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
+
+/// How a command prints what it found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one JSON document.
+    Json,
+}
 
 /// Which drill, where.
 #[derive(Debug, Clone, Args)]

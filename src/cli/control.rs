@@ -2,7 +2,7 @@
 //! their in-cluster records.
 
 use super::{
-    common::{self, CliError},
+    common::{self, CliError, Output},
     run::{How, finish, keep, whoami},
     stop::refuse_when_stopped,
 };
@@ -35,6 +35,12 @@ pub(crate) struct ResumeArgs {
     place: Where,
     #[command(flatten)]
     how: How,
+}
+
+impl ResumeArgs {
+    pub(crate) fn is_json(&self) -> bool {
+        self.how.is_json()
+    }
 }
 
 /// Leaves word for the runner of a drill to abort it and revert.
@@ -78,9 +84,9 @@ pub(crate) struct AckArgs {
 pub(crate) struct ListArgs {
     #[command(flatten)]
     place: Where,
-    /// `text` or `json`.
-    #[arg(long, short, default_value = "text", value_parser = ["text", "json"])]
-    output: String,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Shows where a drill is: its steps, faults, and what is left.
@@ -90,9 +96,9 @@ pub(crate) struct StatusArgs {
     drill: Option<String>,
     #[command(flatten)]
     place: Where,
-    /// `text` or `json`.
-    #[arg(long, short, default_value = "text", value_parser = ["text", "json"])]
-    output: String,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
 }
 
 pub(super) async fn connect(place: &Where) -> Result<(Cluster, Vec<StoredRecord>), CliError> {
@@ -235,7 +241,7 @@ pub(crate) async fn list(args: ListArgs) -> Exit {
     let show = async {
         let (_, records) = connect(&args.place).await?;
         let all = records.iter().map(|r| Ok(summary(r, &replay(r)?))).collect::<Result<Vec<_>, CliError>>()?;
-        if args.output == "json" {
+        if args.output == Output::Json {
             println!("{}", serde_json::to_string_pretty(&all).unwrap_or_default());
         } else if all.is_empty() {
             println!("no drill is running or left behind");
@@ -257,7 +263,7 @@ pub(crate) async fn status(args: StatusArgs) -> Exit {
         let stored = choose(records, args.drill.as_deref(), &args.place)?;
         let state = replay(&stored)?;
         let summary = summary(&stored, &state);
-        if args.output == "json" {
+        if args.output == Output::Json {
             println!("{}", serde_json::to_string_pretty(&summary).unwrap_or_default());
             return Ok(Exit::Passed);
         }

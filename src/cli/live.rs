@@ -14,7 +14,7 @@ use std::{io::Write as _, sync::Arc, time::Duration};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use owo_colors::OwoColorize as _;
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{broadcast, mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -42,11 +42,15 @@ pub(crate) enum Mode {
     Terminal,
 }
 
+/// How many remarks of the prompt may wait to be shown.
+const REMARKS: usize = 16;
+
 /// A drill being shown.
 #[derive(Debug)]
 pub(crate) struct Live {
     task: tokio::task::JoinHandle<()>,
     stop: CancellationToken,
+    typed: mpsc::Sender<Option<String>>,
 }
 
 impl Live {
@@ -60,9 +64,15 @@ impl Live {
         mode: Mode,
     ) -> Self {
         let stop = CancellationToken::new();
+        let (typed, remarks) = mpsc::channel(REMARKS);
         let view = View::new(plan, drill.to_owned(), mode);
-        let task = tokio::spawn(view.follow(records, board, asked, stop.clone()));
-        Self { task, stop }
+        let task = tokio::spawn(view.follow(records, board, asked, remarks, stop.clone()));
+        Self { task, stop, typed }
+    }
+
+    /// Where to tell that a line was typed, with what to say about it: the terminal has echoed it into the view.
+    pub(crate) fn typed(&self) -> mpsc::Sender<Option<String>> {
+        self.typed.clone()
     }
 
     /// Shows what is left to show and gives the terminal back.
@@ -93,6 +103,7 @@ impl View {
             if let Ok(style) = ProgressStyle::with_template("{msg}") {
                 bar.set_style(style);
             }
+            super::log::above(Some(&bar));
             bar
         });
         Self {
@@ -112,6 +123,7 @@ impl View {
         mut records: broadcast::Receiver<Record>,
         mut board: watch::Receiver<Board>,
         mut asked: watch::Receiver<Vec<Question>>,
+        mut typed: mpsc::Receiver<Option<String>>,
         stop: CancellationToken,
     ) {
         let mut redraw = tokio::time::interval(REDRAW);
@@ -136,6 +148,7 @@ impl View {
                     let now = asked.borrow_and_update().clone();
                     self.questions(now);
                 }
+                Some(remark) = typed.recv() => self.typed(remark),
                 _ = redraw.tick() => {
                     self.flapped(false);
                     self.draw();
@@ -148,6 +161,7 @@ impl View {
         }
         self.flapped(true);
         if let Some(bar) = &self.bar {
+            super::log::above(None);
             bar.finish_and_clear();
         }
     }
@@ -209,6 +223,17 @@ impl View {
             }
         }
         self.asked = asked;
+    }
+
+    /// A line was typed. Its newline moved the cursor a line down, where the lines drawn before would not be wiped away.
+    fn typed(&self, remark: Option<String>) {
+        if self.mode == Mode::Terminal {
+            // A terminal that is gone needs no cursor.
+            let _ = write!(std::io::stderr().lock(), "\x1b[1A");
+        }
+        if let Some(remark) = remark {
+            self.say(Tone::Warn, &remark, None);
+        }
     }
 
     fn say(&self, tone: Tone, text: &str, wall_us: Option<i64>) {

@@ -4,6 +4,7 @@ mod agent;
 pub(crate) mod common;
 mod control;
 mod live;
+mod log;
 mod plan;
 mod report;
 mod run;
@@ -60,6 +61,13 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Exit {
+    match &command {
+        // What an agent says goes over its link.
+        Command::Agent(_) => {}
+        Command::Run(args) => log::start(args.is_json()),
+        Command::Resume(args) | Command::Revert(args) => log::start(args.is_json()),
+        _ => log::start(false),
+    }
     match command {
         Command::Agent(args) => block_on(agent::run(args)),
         Command::Plan(args) => block_on(plan::run(&args)),

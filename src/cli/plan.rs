@@ -2,9 +2,9 @@
 
 use std::{io::Write as _, path::PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::common::{self, CliError, DrillArgs};
+use super::common::{self, CliError, DrillArgs, Output};
 use crate::{
     exit::Exit,
     plan::{rbac, render},
@@ -15,7 +15,7 @@ use crate::{
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     drill: DrillArgs,
-    /// How to print.
+    /// How to print; the JSON document is what `run --plan` reads.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     /// Write the plan to this file, for `run --plan FILE`.
@@ -27,15 +27,6 @@ pub(crate) struct PlanArgs {
     /// Who gets them: `ServiceAccount:namespace/name`, `User:name` or `Group:name`.
     #[arg(long, value_name = "SUBJECT", requires = "rbac", default_value = "ServiceAccount:firedrill/firedrill")]
     rbac_subject: rbac::Subject,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs, and for `run --plan`: one JSON document.
-    Json,
 }
 
 /// Runs the command.
@@ -58,7 +49,7 @@ async fn plan(args: &PlanArgs) -> Result<(), CliError> {
     let text = match (args.rbac, args.output) {
         (true, _) => rbac::yaml(plan, &args.rbac_subject),
         (false, Output::Json) => json,
-        (false, Output::Text) => render::render_with(plan, common::width(), common::color_stdout()),
+        (false, Output::Text) => render::render_with(plan, common::width(), common::color_stdout()) + "\n",
     };
     // A closed pipe is all that can go wrong here, and then nobody reads it.
     let _ = std::io::stdout().write_all(text.as_bytes());

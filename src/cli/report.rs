@@ -5,9 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indexmap::IndexMap;
 
+use super::common::Output;
 use crate::{
     exit::Exit,
     journal::{self, Event, Record},
@@ -33,15 +34,6 @@ pub(crate) struct ReportArgs {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// report.json.
-    Json,
 }
 
 /// Runs the command.

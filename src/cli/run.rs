@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use tokio::io::AsyncBufReadExt as _;
+use tokio::{io::AsyncBufReadExt as _, sync::mpsc};
 
 use super::{
     common::{self, CliError, DrillArgs},
@@ -58,7 +58,18 @@ pub(crate) struct How {
     pub log_format: String,
 }
 
+impl Args {
+    pub(crate) fn is_json(&self) -> bool {
+        self.how.is_json()
+    }
+}
+
 impl How {
+    /// Whether what is shown is for programs.
+    pub(crate) fn is_json(&self) -> bool {
+        self.log_format == "json"
+    }
+
     /// The options of the drill.
     pub(crate) fn options(&self, confirmed_by: Option<String>) -> DrillOptions {
         DrillOptions {
@@ -86,7 +97,9 @@ impl How {
 
 /// `user@host`, as far as the environment says.
 pub(crate) fn whoami() -> String {
-    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned());
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok().filter(|user| !user.is_empty());
+    let uid = rustix::process::getuid().as_raw();
+    let user = user.unwrap_or_else(|| if uid == 0 { "root".to_owned() } else { format!("uid{uid}") });
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{user}@{host}")
 }
@@ -171,7 +184,7 @@ async fn confirm(plan: &Plan, yes: bool) -> Result<Option<String>, CliError> {
 pub(crate) async fn finish(drill: Arc<Drill>, how: &How) -> Exit {
     let live =
         Live::start(Arc::clone(drill.plan()), drill.name(), drill.journal().subscribe(), drill.board(), drill.acks.asked(), how.mode());
-    let prompt = (std::io::stdin().is_terminal() && !how.auto_ack).then(|| tokio::spawn(prompt(Arc::clone(&drill))));
+    let prompt = (std::io::stdin().is_terminal() && !how.auto_ack).then(|| tokio::spawn(prompt(Arc::clone(&drill), live.typed())));
     let end = drill.run().await;
     if let Some(prompt) = prompt {
         prompt.abort();
@@ -245,24 +258,57 @@ fn incomplete(drill: &Drill, exit: Exit) -> Exit {
 }
 
 /// Answers typed at the terminal go to the question asked first: `done`, `no`, `retry`, `skip`, with a remark behind.
-async fn prompt(drill: Arc<Drill>) {
+async fn prompt(drill: Arc<Drill>, typed: mpsc::Sender<Option<String>>) {
     let asked = drill.acks.asked();
     let mut lines = tokio::io::BufReader::new(tokio::io::stdin()).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let Some(question) = asked.borrow().first().cloned() else { continue };
-        let (word, remark) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
-        let action = match word.to_lowercase().as_str() {
-            "" => continue,
-            "done" | "yes" | "y" | "ok" => AckAction::Done,
-            "no" | "n" | "refused" | "refuse" => AckAction::Refused,
-            "retry" if question.failed_step => AckAction::Retry,
-            "skip" if question.failed_step && !remark.trim().is_empty() => AckAction::Skip,
-            _ => {
-                let more = if question.failed_step { ", `retry`, or `skip` and a reason" } else { "" };
-                eprintln!("answer `done` or `no`{more}");
-                continue;
-            }
+        let (answer, remark) = match asked.borrow().first() {
+            Some(question) => match read_answer(&line, question.failed_step) {
+                Ok(said) => (said.map(|(action, remark)| (question.step.clone(), action, remark)), None),
+                Err(how) => (None, Some(how.to_owned())),
+            },
+            None => (None, (!line.trim().is_empty()).then(|| "nobody is asked anything now; Ctrl-C aborts and reverts".to_owned())),
         };
-        drill.acks.say(&question.step, Ack { by: whoami(), action, remark: remark.trim().to_owned() }).await;
+        // When it is full the view has enough to say already.
+        let _ = typed.try_send(remark);
+        if let Some((step, action, remark)) = answer {
+            drill.acks.say(&step, Ack { by: whoami(), action, remark }).await;
+        }
+    }
+}
+
+/// What a typed line answers, with the remark behind it; nothing for an empty line; or what to type instead.
+fn read_answer(line: &str, failed_step: bool) -> Result<Option<(AckAction, String)>, &'static str> {
+    let (word, remark) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+    let remark = remark.trim().to_owned();
+    Ok(Some(match word.to_lowercase().as_str() {
+        "" => return Ok(None),
+        "done" | "yes" | "y" | "ok" if !failed_step => (AckAction::Done, remark),
+        "no" | "n" | "refused" | "refuse" => (AckAction::Refused, remark),
+        "retry" if failed_step => (AckAction::Retry, remark),
+        "skip" if failed_step && remark.is_empty() => return Err("`skip` needs a reason behind it: it is a deviation"),
+        "skip" if failed_step => (AckAction::Skip, remark),
+        _ if failed_step => return Err("type `retry`, `skip` and a reason, or `no`"),
+        _ => return Err("type `done` or `no`, and a remark behind it if there is one"),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_typed_is_an_answer_or_explained() {
+        let said = |line, failed| read_answer(line, failed).map(|a| a.map(|(action, remark)| (action.as_str(), remark)));
+        assert_eq!(said(" Done  they know ", false), Ok(Some(("done", "they know".to_owned()))));
+        assert_eq!(said("no", false), Ok(Some(("refused", String::new()))));
+        assert_eq!(said("", false), Ok(None));
+        assert_eq!(said("retry", true), Ok(Some(("retry", String::new()))));
+        assert_eq!(said("skip by hand", true), Ok(Some(("skip", "by hand".to_owned()))));
+        for (line, failed, how) in
+            [("what", false, "`done` or `no`"), ("skip", true, "reason"), ("retry", false, "`done`"), ("done", true, "`retry`")]
+        {
+            assert!(said(line, failed).unwrap_err().contains(how), "{line}");
+        }
     }
 }

@@ -5,9 +5,10 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 
+use super::common::Output;
 use crate::{
     exit::Exit,
     scenario::{
@@ -28,15 +29,6 @@ pub(crate) struct ValidateArgs {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people: each mistake with its line.
-    #[default]
-    Text,
-    /// For programs: one JSON document.
-    Json,
 }
 
 /// Runs the command.

@@ -6,7 +6,7 @@ use super::{
     drift, guard,
     types::{Permission, Plan, PlannedStep},
 };
-use crate::scenario::types::{BudgetPolicy, FaultSpec, OneOf as _, Step, UndoPolicy, Vantage};
+use crate::scenario::types::{BudgetPolicy, Dur, FaultSpec, Objective, OneOf as _, Step, UndoPolicy, Vantage};
 
 /// Narrower than this a terminal is treated as if it were this wide.
 const NARROWEST: usize = 40;
@@ -113,7 +113,7 @@ pub fn render_with(plan: &Plan, width: usize, color: bool) -> String {
 
     page.heading("Objectives");
     for objective in &plan.objectives {
-        page.text(2, 4, &clean(&objective.name), plain);
+        page.text(2, 4, &clean(&format!("{}: {}", objective.name, wanted(&objective.spec))), plain);
     }
     page.heading("Permissions (in full: --rbac)");
     permissions(&mut page, &plan.rbac);
@@ -124,6 +124,47 @@ pub fn render_with(plan: &Plan, width: usize, color: bool) -> String {
         }
     }
     page.out
+}
+
+/// What an objective asks for, in a few words.
+fn wanted(spec: &Objective) -> String {
+    let after = |step: Option<&String>| step.map_or_else(String::new, |step| format!(" after `{step}`"));
+    if let Some(o) = &spec.recovery_time {
+        let stable = if o.stable_for == Dur::ZERO { String::new() } else { format!(", and good for {}", o.stable_for) };
+        return format!("`{}` back within {}{}{stable}", o.probe, o.within, after(o.after.as_ref()));
+    }
+    if let Some(o) = &spec.detection_time {
+        return format!("`{}` received within {} after `{}`", o.alert, o.within, o.after);
+    }
+    if let Some(o) = &spec.data_loss {
+        let writes = o.writes.or(o.within.is_none().then_some(0)).map(|n| format!("at most {n} writes"));
+        let time = o.within.map(|t| format!("a recovery point of at most {t}"));
+        return format!("`{}` loses {}", o.ledger, [writes, time].into_iter().flatten().collect::<Vec<_>>().join(" and "));
+    }
+    if let Some(o) = &spec.availability {
+        let window = o.window.map_or_else(|| "until the steps end".to_owned(), |w| format!("for {w}"));
+        return format!("`{}` good for at least {}{} {window}", o.probe, o.at_least, after(o.after.as_ref()));
+    }
+    if let Some(o) = &spec.runbook {
+        return format!("`{}` followed within {}", o.step, o.within);
+    }
+    if let Some(o) = &spec.backup {
+        let age = o.max_age.map_or_else(|| "young enough for its probe".to_owned(), |age| format!("at most {age} old"));
+        return format!("the newest of `{}` {age}{}", o.probe, after(o.after.as_ref()));
+    }
+    if let Some(o) = &spec.restore {
+        return format!("the restored copy has the rows of its source, {} at least", o.min_rows.max(1));
+    }
+    if let Some(o) = &spec.order {
+        return format!("{} recover in this order after `{}`", o.probes.join(", "), o.after);
+    }
+    if let Some(o) = &spec.step_time {
+        return format!("`{}` done within {}{}", o.step, o.within, after(o.after.as_ref()));
+    }
+    if let Some(o) = &spec.never {
+        return format!("`{}` never {}{}", o.probe, o.state, after(o.after.as_ref()));
+    }
+    spec.check.as_ref().map_or_else(String::new, |o| format!("`{}` {} when the steps end", o.probe, o.state))
 }
 
 /// What comes from the cluster or a file must not steer the terminal.

@@ -98,12 +98,8 @@ fn rank(seed: u64, target: &str, namespace: &str, name: &str) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn matching(name: &str, target: &Target, snapshot: &Snapshot) -> Result<Vec<ResolvedObject>, String> {
-    if target.nodes.is_some() || target.zone.is_some() {
-        return nodes(name, target, snapshot);
-    }
-    let namespace =
-        target.namespace.as_deref().filter(|n| !n.is_empty()).ok_or_else(|| format!("target `{name}`: it needs a `namespace`"))?;
+/// The one object, other than a pod or a node, that a target names.
+pub(super) fn named_object(target: &Target) -> Option<(NamedKind, &str)> {
     let named = [
         (NamedKind::PersistentVolumeClaim, &target.pvc),
         (NamedKind::Service, &target.service),
@@ -112,11 +108,18 @@ fn matching(name: &str, target: &Target, snapshot: &Snapshot) -> Result<Vec<Reso
         (NamedKind::StatefulSet, &target.stateful_set),
         (NamedKind::Secret, &target.secret),
     ];
-    for (kind, object) in named {
-        if let Some(object) = object {
-            let seen = snapshot.object(kind, namespace, object);
-            return Ok(seen.map(|seen| plain(kind.as_str(), namespace, object, &seen.uid)).into_iter().collect());
-        }
+    named.into_iter().find_map(|(kind, name)| Some((kind, name.as_deref()?)))
+}
+
+fn matching(name: &str, target: &Target, snapshot: &Snapshot) -> Result<Vec<ResolvedObject>, String> {
+    if target.nodes.is_some() || target.zone.is_some() {
+        return nodes(name, target, snapshot);
+    }
+    let namespace =
+        target.namespace.as_deref().filter(|n| !n.is_empty()).ok_or_else(|| format!("target `{name}`: it needs a `namespace`"))?;
+    if let Some((kind, object)) = named_object(target) {
+        let seen = snapshot.object(kind, namespace, object);
+        return Ok(seen.map(|seen| plain(kind.as_str(), namespace, object, &seen.uid)).into_iter().collect());
     }
     let pods = snapshot.pods.get(namespace);
     let keep = |wanted: &dyn Fn(&str, &PodSeen) -> bool| -> Vec<ResolvedObject> {

@@ -119,18 +119,8 @@ impl Wants {
         self.nodes |= target.nodes.is_some() || target.zone.is_some();
         let Some(namespace) = target.namespace.as_deref() else { return };
         self.namespaces.insert(namespace.to_owned());
-        let named = [
-            (NamedKind::PersistentVolumeClaim, &target.pvc),
-            (NamedKind::Service, &target.service),
-            (NamedKind::CronJob, &target.cron_job),
-            (NamedKind::Deployment, &target.deployment),
-            (NamedKind::StatefulSet, &target.stateful_set),
-            (NamedKind::Secret, &target.secret),
-        ];
-        for (kind, name) in named {
-            if let Some(name) = name {
-                self.object(kind, namespace, name);
-            }
+        if let Some((kind, name)) = super::resolve::named_object(target) {
+            self.object(kind, namespace, name);
         }
         let pods = self.pods.get_mut(namespace);
         match (&target.pods, target.owner.is_some() || target.name.is_some(), pods) {

@@ -333,7 +333,8 @@ fn faults(records: &[Record], plan: &Plan) -> Vec<FaultReport> {
     all.into_values().collect()
 }
 
-pub(super) const fn revert_word(result: RevertResult) -> &'static str {
+/// How a revert ended, in words.
+pub(crate) const fn revert_word(result: RevertResult) -> &'static str {
     match result {
         RevertResult::Reverted => "reverted",
         RevertResult::Nothing => "nothing to undo",

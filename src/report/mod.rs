@@ -15,6 +15,7 @@ mod tests;
 mod timeline;
 mod write;
 
+pub(crate) use data::revert_word;
 pub use data::{Report, SCHEMA, collect};
 pub use json::{json, schema};
 pub use terminal::terminal;

@@ -21,7 +21,9 @@ pub(super) enum Tone {
 
 /// The line for an event, or none for those that would drown the others (probe runs come as changes of state instead).
 pub(super) fn of(plan: &Plan, event: &Event) -> Option<(Tone, String)> {
-    let step = |path: &str| plan.step(path).map_or_else(|| format!("step {path}"), |s| format!("step {path} {}", s.title));
+    let step = |path: &str| {
+        plan.step(path).map_or_else(|| format!("step {path}"), |s| format!("step {path} {}", super::screen::untitled(&s.title, path)))
+    };
     let fault = |id: u32| {
         let of = plan.leaf_steps().into_iter().find(|s| s.fault == Some(id));
         of.map_or_else(|| format!("fault {id}"), |s| format!("fault of step {} {}", s.path, s.title))
@@ -91,7 +93,7 @@ pub(super) fn of(plan: &Plan, event: &Event) -> Option<(Tone, String)> {
         Event::RevertIntent { fault: id, because } => (Tone::Plain, format!("{} is being undone ({because})", fault(*id))),
         Event::Reverted { fault: id, result, detail, .. } => {
             let tone = if *result == crate::journal::RevertResult::Failed { Tone::Bad } else { Tone::Plain };
-            (tone, format!("{}: {result:?}{}", fault(*id), behind(detail)))
+            (tone, format!("{}: {}{}", fault(*id), crate::report::revert_word(*result), behind(detail)))
         }
         Event::Gone { fault: id, proof, .. } => (Tone::Good, format!("{} is gone: {proof}", fault(*id))),
         Event::RunbookStep(s) => {
@@ -114,7 +116,10 @@ pub(super) fn of(plan: &Plan, event: &Event) -> Option<(Tone, String)> {
         }
         Event::Deviation { detail } => (Tone::Warn, format!("deviation: {detail}")),
         Event::Note { text } => (Tone::Plain, format!("note: {text}")),
-        Event::AbortRequested { by, reason } => (Tone::Bad, format!("abort requested by {by}: {reason}")),
+        Event::AbortRequested { by, reason } => {
+            let again = if by.starts_with("SIG") { " (a second one skips all waiting but the undoing)" } else { "" };
+            (Tone::Bad, format!("abort requested by {by}: {reason}{again}"))
+        }
         Event::StepsEnded { .. } => (Tone::Plain, "steps ended; what was broken is undone now".to_owned()),
         Event::Disarmed { left } if left.is_empty() => (Tone::Good, "disarmed: nothing is left".to_owned()),
         Event::Disarmed { left } => (Tone::Bad, format!("left behind: {}", left.join(", "))),

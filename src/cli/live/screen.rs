@@ -6,7 +6,7 @@ use super::line::{Tone, clean};
 use crate::{
     clock::Stamp,
     drill::Question,
-    journal::{AlertStage, Event, Record, StepOutcome},
+    journal::{AlertStage, Event, Record, SteadyPhase, StepOutcome},
     plan::{Plan, PlannedObjective},
     probe::Board,
     scenario::types::{Dur, ProbeState},
@@ -36,6 +36,8 @@ pub(super) struct Screen {
     received: BTreeMap<String, i64>,
     runbook: Option<(String, i64, Option<u64>)>,
     probes: BTreeMap<String, Probe>,
+    /// Objectives whose probe has been good for as long as it must be: how long that took. What comes later does not undo it.
+    recovered: BTreeMap<String, i64>,
 }
 
 /// A probe as it was seen. The instants are those of seeing it: good enough to look at, not to judge by.
@@ -61,6 +63,7 @@ impl Screen {
             received: BTreeMap::new(),
             runbook: None,
             probes: BTreeMap::new(),
+            recovered: BTreeMap::new(),
         }
     }
 
@@ -73,8 +76,11 @@ impl Screen {
         match &record.event {
             Event::LeasesTaken { .. } => self.phase = "arming",
             Event::ArmingDone { .. } => self.phase = "waiting for the steady state",
-            Event::SteadyState { .. } | Event::StepStarted { .. } if self.phase != "undoing" => self.phase = "",
+            Event::SteadyState { phase: SteadyPhase::After, .. } => self.phase = "reading back",
+            Event::SteadyState { .. } | Event::StepStarted { .. } if !self.phase.starts_with("und") => self.phase = "",
             Event::StepsEnded { .. } | Event::AbortRequested { .. } => self.phase = "undoing",
+            Event::Gone { .. } if self.plan.steady_state.is_some() => self.phase = "undone; waiting for the steady state again",
+            Event::RevertIntent { .. } => self.phase = "undoing",
             Event::Disarmed { .. } => self.phase = "ending",
             _ => {}
         }
@@ -101,6 +107,7 @@ impl Screen {
     /// The probes were looked at. Returns those whose state changed, each with its name, as lines for the log.
     pub(super) fn board(&mut self, board: &Board, now_us: i64) -> Vec<(String, Tone, String)> {
         let mut changes = Vec::new();
+        self.note_recovered(now_us);
         for (name, live) in &board.0 {
             let probe = self.probes.entry(name.clone()).or_default();
             if live.state == Some(ProbeState::Bad) {
@@ -124,13 +131,29 @@ impl Screen {
         changes
     }
 
+    fn note_recovered(&mut self, now_us: i64) {
+        for objective in &self.plan.objectives {
+            let Some(o) = &objective.spec.recovery_time else { continue };
+            let start = o.after.as_deref().and_then(|step| self.injected_at(step));
+            let (Some(start), Some(probe)) = (start, self.probes.get(&o.probe)) else { continue };
+            let stable_us = i64::try_from(o.stable_for.as_micros()).unwrap_or(i64::MAX);
+            let back = probe.state == Some(ProbeState::Good) && probe.bad_us.is_some_and(|at| at >= start);
+            if back && now_us - probe.since_us >= stable_us {
+                self.recovered.entry(objective.name.clone()).or_insert(probe.since_us - start);
+            }
+        }
+    }
+
+    fn injected_at(&self, step: &str) -> Option<i64> {
+        self.plan.step_named(step).and_then(|s| self.injected.get(&s.path).copied())
+    }
+
     /// The lines to show now.
     pub(super) fn lines(&self, asked: &[Question], now_us: i64, width: usize) -> Vec<Line> {
         let mut lines = vec![self.head(now_us)];
         self.steps(&mut lines, now_us);
         for question in asked.iter().take(MOST) {
-            let hint = if question.failed_step { "retry, skip REASON or no" } else { "done or no" };
-            lines.push(vec![(Tone::Warn, format!("? {} {} ({hint})", question.step, clean(&question.text)))]);
+            question_lines(&mut lines, question, width);
         }
         if !self.probes.is_empty() {
             lines.push(vec![(Tone::Plain, "probes".to_owned())]);
@@ -160,7 +183,7 @@ impl Screen {
     fn head(&self, now_us: i64) -> Line {
         let took = self.begin_us.map_or_else(String::new, |b| clock(now_us - b));
         let phase = if self.phase.is_empty() { String::new() } else { format!(" · {}", self.phase) };
-        vec![(Tone::Plain, format!("{} · {} · seed {} · {took}{phase}", self.drill, self.plan.cluster_name, self.plan.seed))]
+        vec![(Tone::Plain, format!("{took}{phase} · {} · {} · seed {}", self.drill, self.plan.cluster_name, self.plan.seed))]
     }
 
     fn steps(&self, lines: &mut Vec<Line>, now_us: i64) {
@@ -172,7 +195,10 @@ impl Screen {
             let Some(step) = self.plan.step(path) else { continue };
             let limit = step.spec.within.or_else(|| step.spec.wait_for.as_ref().map(|w| w.timeout)).or(step.spec.hold);
             let of = limit.map_or_else(String::new, |d| format!(" of {d}"));
-            lines.push(vec![(Tone::Plain, format!("▶ {path}/{total} {}  {}{of}", clean(&step.title), clock(now_us - start)))]);
+            lines.push(vec![(
+                Tone::Plain,
+                format!("▶ {path}/{total} {}  {}{of}", untitled(&clean(&step.title), path), clock(now_us - start)),
+            )]);
         }
         if let Some((title, start, within)) = &self.runbook {
             let of = within.map_or_else(String::new, |us| format!(" of {}", Dur::from_micros(us)));
@@ -183,8 +209,10 @@ impl Screen {
     /// An objective's clock, running towards its target.
     fn objective(&self, objective: &PlannedObjective, now_us: i64, width: usize) -> Line {
         let spec = &objective.spec;
-        let injected = |step: &str| self.plan.step_named(step).and_then(|s| self.injected.get(&s.path).copied());
-        let (progress, target) = if let Some(o) = &spec.recovery_time {
+        let injected = |step: &str| self.injected_at(step);
+        let (progress, target) = if let (Some(o), Some(took)) = (&spec.recovery_time, self.recovered.get(&objective.name)) {
+            (Progress::Done(*took, "recovered".to_owned()), Some(o.within))
+        } else if let Some(o) = &spec.recovery_time {
             (self.recovery(&o.probe, o.after.as_deref().and_then(injected), o.stable_for, now_us), Some(o.within))
         } else if let Some(o) = &spec.detection_time {
             let start = injected(&o.after);
@@ -266,6 +294,24 @@ impl Progress {
             Self::Done(us, word) => Some((Tone::Good, us, word)),
         }
     }
+}
+
+/// A step without a name is called by its kind and number; the number stands there already.
+pub(super) fn untitled<'t>(title: &'t str, path: &str) -> &'t str {
+    title.strip_suffix(path).and_then(|kind| kind.strip_suffix(' ')).unwrap_or(title)
+}
+
+/// What a person is asked, in up to three lines, and what to type.
+fn question_lines(lines: &mut Vec<Line>, question: &Question, width: usize) {
+    let text = clean(&question.text);
+    let asked = textwrap::wrap(&text, width.saturating_sub(question.step.len() + 3).max(10));
+    for (i, line) in asked.iter().take(3).enumerate() {
+        let head = if i == 0 { format!("? {} ", question.step) } else { " ".repeat(question.step.len() + 3) };
+        let more = if i == 2 && asked.len() > 3 { " …" } else { "" };
+        lines.push(vec![(Tone::Warn, format!("{head}{line}{more}"))]);
+    }
+    let words = if question.failed_step { "`retry`, `skip REASON` or `no`" } else { "`done` or `no`" };
+    lines.push(vec![(Tone::Warn, format!("  type {words} (or elsewhere: firedrill ack {})", question.step))]);
 }
 
 /// `0:07`, `12:05`, `1:02:33`.

@@ -101,7 +101,7 @@ fn outage() -> Screen {
 #[test]
 fn an_outage_on_a_narrow_terminal() {
     let expected = "\
-lose-database-primary-20261122 · staging-eu · seed 42 · 0:35
+0:35 · lose-database-primary-20261122 · staging-eu · seed 42
 ▶ 2/3 checkout is back  0:23 of 5m
 probes
 ✗ checkout               bad       0:24  no answer within 2…
@@ -121,6 +121,10 @@ fn back_again_stable_and_over_target() {
     assert_eq!(changes, [("checkout".to_owned(), Tone::Good, "probe checkout is good: 200".to_owned())]);
     assert!(text(&screen, &[], 33, 100).contains("good again, 0:02 of 10s"), "{}", text(&screen, &[], 33, 100));
     assert!(text(&screen, &[], 42, 100).contains("21.0s of 1m") && text(&screen, &[], 42, 100).contains("recovered"));
+    // An outage that comes later is another one: the clock stays.
+    screen.board(&board(&[("checkout", Some(ProbeState::Bad), "500")]), at(50).mono_us);
+    let later = text(&screen, &[], 60, 100);
+    assert!(later.contains("21.0s of 1m") && later.contains("recovered") && later.contains("✗ checkout"), "{later}");
     let late = outage();
     let shown = text(&late, &[], 90, 100);
     assert!(shown.contains("1:20 of 1m") && shown.contains("over target, down"), "{shown}");
@@ -144,7 +148,11 @@ fn a_person_is_asked_and_a_runbooks_step_runs() {
     screen.record(&record(45, Event::RunbookStep(step)));
     let asked = Question { step: "3#1".to_owned(), text: "Tell\u{1b}[2J support".to_owned(), failed_step: false };
     let shown = text(&screen, &[asked], 50, 60);
-    assert!(shown.contains("  ▸ 2. Rewind  0:05 of 5m") && shown.contains("? 3#1 Tell [2J support (done or no)"), "{shown}");
+    assert!(
+        shown.contains("  ▸ 2. Rewind  0:05 of 5m")
+            && shown.contains("? 3#1 Tell [2J support\n  type `done` or `no` (or elsewhere: firedrill ack 3#1)"),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -187,7 +195,9 @@ async fn a_view_ends_when_it_is_told_and_when_the_journal_ends() {
 async fn a_probe_that_flaps_does_not_drown_the_rest() {
     let mut flaps = Flaps::default();
     let mut said = Vec::new();
-    let line = |i: u32| if i % 2 == 0 { (Tone::Good, "probe web is good".to_owned()) } else { (Tone::Warn, "probe web is bad".to_owned()) };
+    let line = |i: u32| {
+        if i.is_multiple_of(2) { (Tone::Good, "probe web is good".to_owned()) } else { (Tone::Warn, "probe web is bad".to_owned()) }
+    };
     // Ten minutes, two changes a second.
     for i in 0..1200 {
         let (tone, text) = line(i);
@@ -209,4 +219,19 @@ async fn a_probe_that_flaps_does_not_drown_the_rest() {
     tokio::time::advance(Duration::from_secs(200)).await;
     assert!(flaps.due(false).is_empty());
     assert!(flaps.changed("web", Tone::Warn, "probe web is bad".to_owned()).is_some());
+}
+
+#[test]
+fn a_long_question_is_whole_and_says_what_to_type() {
+    let screen = outage();
+    let words = "Tell support that the backup of tonight is missing and that nobody is to restart anything";
+    let asked = Question { step: "4".to_owned(), text: words.to_owned(), failed_step: true };
+    let shown = text(&screen, &[asked], 35, 60);
+    assert!(
+        shown
+            .contains("? 4 Tell support that the backup of tonight is missing and\n    that nobody is to restart anything\n  type `retry`"),
+        "{shown}"
+    );
+    assert_eq!(screen::untitled("hold 3", "3"), "hold");
+    assert_eq!(screen::untitled("wait for node3", "3"), "wait for node3");
 }

@@ -1,0 +1,54 @@
+//! Warnings and errors of the library, on standard error. `FIREDRILL_LOG` says what else (`debug`, `firedrill::probe=trace`).
+
+use std::{
+    io::{self, Write},
+    sync::{Mutex, PoisonError},
+};
+
+use indicatif::ProgressBar;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+/// The variable with the filter.
+const VARIABLE: &str = "FIREDRILL_LOG";
+
+/// The live view that is drawn now: lines go above it.
+static VIEW: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Shows events from now on; JSON lines where the command's output is for programs.
+pub(crate) fn start(json: bool) {
+    let filter = EnvFilter::builder().with_env_var(VARIABLE).with_default_directive(tracing::Level::WARN.into()).from_env_lossy();
+    let color = io::IsTerminal::is_terminal(&io::stderr()) && super::set::color();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(AboveTheView).with_target(false);
+    // Only a second call could fail, and there is none.
+    let _ = if json { lines.json().try_init() } else { lines.compact().without_time().with_ansi(color).try_init() };
+}
+
+/// Lines go above this view, or none is drawn any more.
+pub(crate) fn above(view: Option<&ProgressBar>) {
+    *VIEW.lock().unwrap_or_else(PoisonError::into_inner) = view.cloned();
+}
+
+#[derive(Debug, Clone, Copy)]
+struct AboveTheView;
+
+impl<'a> MakeWriter<'a> for AboveTheView {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        *self
+    }
+}
+
+impl Write for AboveTheView {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        match &*VIEW.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(view) => view.println(String::from_utf8_lossy(text).trim_end()),
+            None => io::stderr().write_all(text)?,
+        }
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
