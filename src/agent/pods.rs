@@ -288,15 +288,16 @@ pub async fn place(cluster: &Cluster, spec: &PodSpec, clock: &Clock, limit: Dura
     let name = spec.kind.pod_name(&spec.drill);
     let api: Api<Pod> = cluster.api(namespace);
     let mut again = true;
-    let token = loop {
+    loop {
         let pod = make(cluster, spec, deadline).await?;
         // One that had started was there before; if it now turns out to have just ended, another one is made.
         let found = pod.status.as_ref().is_some_and(|s| s.start_time.is_some());
         match tokio::time::timeout_at(deadline, wait_running(&api, &name)).await {
-            Ok(Ok(())) => break token_of(&pod).unwrap_or_else(|| spec.token.clone()),
+            Ok(Ok(())) => {}
             Ok(Err(why)) if found && again => {
                 tracing::debug!("pod {namespace}/{name} was found and is of no use: {why}");
                 again = false;
+                continue;
             }
             Ok(Err(why)) => return Err(spec.failed(why)),
             Err(_) => {
@@ -308,12 +309,34 @@ pub async fn place(cluster: &Cluster, spec: &PodSpec, clock: &Clock, limit: Dura
                 )));
             }
         }
-    };
-    let transport = Transport::Exec { client: cluster.streams.clone(), namespace: namespace.clone(), pod: name.clone() };
-    let left = deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_secs(5));
-    let link = LinkSpec { drill: spec.drill.clone(), token, ttl: spec.ttl, transport };
-    let (link, events) = Link::attach(link, clock.clone(), left).await?;
-    Ok((link, events, name))
+        let token = token_of(&pod).unwrap_or_else(|| spec.token.clone());
+        let transport = Transport::Exec { client: cluster.streams.clone(), namespace: namespace.clone(), pod: name.clone() };
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_secs(5));
+        let link = LinkSpec { drill: spec.drill.clone(), token, ttl: spec.ttl, transport };
+        tokio::select! {
+            biased;
+            attached = Link::attach(link, clock.clone(), left) => return attached.map(|(link, events)| (link, events, name)),
+            // The kubelet says a moment late that an agent has died: it was found running and never answers.
+            () = until_ended(&api, &name), if found && again => {
+                tracing::debug!("pod {namespace}/{name} was found and has ended: another one takes its place");
+                again = false;
+            }
+        }
+    }
+}
+
+/// Waits until a pod has ended or is gone. Whoever waits has a limit.
+async fn until_ended(api: &Api<Pod>, name: &str) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let phase = |p: &Pod| p.status.as_ref().and_then(|s| s.phase.clone());
+        match api.get_opt(name).await {
+            Ok(None) => return,
+            Ok(Some(pod)) if matches!(phase(&pod).as_deref(), Some("Failed" | "Succeeded")) => return,
+            // It cannot be seen just now.
+            Ok(Some(_)) | Err(_) => {}
+        }
+    }
 }
 
 /// The token an agent's pod was made with. It keeps drills apart; it is no secret (who may exec needs none).
