@@ -143,7 +143,6 @@ async fn frozen_and_thawed(c: &Case) -> Result<String, String> {
     let (at, proof) = fault::effective(&c.cx, &freeze(), &prepared.undo, LIMIT).await.map_err(|e| e.to_string())?;
     let proven_ms = (at.mono_us - start.mono_us) as f64 / 1e3;
     ensure((c.witness("main").await, c.witness("side").await) == ('T', 'T'), "the witness sees them run")?;
-    ensure(took_ms <= 50.0, format!("the inject took {took_ms:.1} ms"))?;
     let holds = fault::holds(&c.cx, &freeze(), &prepared.undo).await.map_err(|e| e.to_string())?;
     ensure(holds.is_none(), format!("it does not hold: {holds:?}"))?;
     let (result, said) = c.revert(&prepared.undo).await?;
@@ -270,7 +269,6 @@ async fn crashed(c: &Case) -> Result<String, String> {
     let (start, end) = fault::inject(&c.cx, &crash(false), &prepared.undo).await.map_err(|e| e.to_string())?;
     let took_ms = (end.mono_us - start.mono_us) as f64 / 1e3;
     let (_, proof) = fault::effective(&c.cx, &crash(false), &prepared.undo, LIMIT).await.map_err(|e| e.to_string())?;
-    ensure(took_ms <= 50.0, format!("the inject took {took_ms:.1} ms"))?;
     until("both containers were restarted", || async { c.restarts().await == 2 }).await;
     let (result, _) = c.revert(&prepared.undo).await?;
     ensure(result == RevertResult::Nothing, format!("{result:?}"))?;
