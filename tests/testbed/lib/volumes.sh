@@ -107,6 +107,11 @@ volume_in_use() {
 # volume_detach VOLUME: fails while a pod uses it, and then has changed nothing.
 volume_detach() {
   local node device i
+  # A pod's own mount goes a moment after the pod.
+  for ((i = 0; i < 50; i++)); do
+    volume_in_use "$1" || break
+    sleep 0.1
+  done
   if volume_in_use "$1"; then return 1; fi
   node=$(volume_node "$1") || return 1
   if node_run "$node" mountpoint -q "/volumes/$1"; then node_run "$node" umount "/volumes/$1" || return 1; fi
