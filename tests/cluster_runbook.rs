@@ -17,6 +17,7 @@ use firedrill::{
     plan::{Plan, PlannedStep},
     probe::digest,
     runbook::{self, Answer, Choice, RunbookCx},
+    scenario::types::{Dur, Limits},
 };
 use k8s_openapi::api::{
     batch::v1::{CronJob, Job},
@@ -49,13 +50,8 @@ fn step(spec: &Value, text: Option<&str>) -> PlannedStep {
 }
 
 fn plan(step: &PlannedStep, targets: &Value) -> Plan {
-    serde_json::from_value(json!({
-        "version": 1, "name": "t", "summary": "", "scenarioSha256": "", "parameters": {}, "environment": "e",
-        "place": {"clusters": {"c": {"uid": "u"}}}, "clusterUid": "u", "clusterName": "c", "seed": 1,
-        "limits": {"duration": "10m"}, "targets": targets, "probes": {}, "steadyState": null, "steps": [step], "objectives": [],
-        "abortIf": [], "leases": [], "scope": {"namespaces": [], "nodes": []}, "warnings": [], "rbac": [], "expected": ["0s", "0s"]
-    }))
-    .unwrap()
+    let limits = Limits { duration: Dur::from_secs(600), ..Limits::default() };
+    Plan { limits, targets: serde_json::from_value(targets.clone()).unwrap(), steps: vec![step.clone()], ..Plan::empty("t") }
 }
 
 struct Run {

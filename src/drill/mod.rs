@@ -6,6 +6,7 @@
 //! **Architecture invariant:** nothing is changed in the cluster that is not the consequence of an event in the journal.
 
 mod acks;
+mod begin;
 mod executor;
 mod lease;
 mod next;
@@ -18,7 +19,8 @@ mod watchdog;
 mod watchers;
 
 pub use acks::{Ack, AckAction, Acks, Question, ack_key};
-pub use executor::{Drill, DrillEnd, DrillOptions, Evidence, Takeover};
+pub use begin::{DrillOptions, Evidence, Takeover};
+pub use executor::{Drill, DrillEnd};
 pub use lease::{Fence, LeaseError};
 pub use next::{Action, next};
 pub use state::{DrillState, FaultState, IllegalTransition, StepState};

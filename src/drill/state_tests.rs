@@ -3,8 +3,8 @@ use crate::{
     clock::{ClockId, Stamp},
     drill::{Action, next},
     fault::CronJobChange,
-    plan::{PLAN_VERSION, PlannedStep, Scope},
-    scenario::types::{Dur, EnvironmentSpec, FaultSpec, Limits, Step, UndoPolicy},
+    plan::PlannedStep,
+    scenario::types::{Dur, FaultSpec, Step, UndoPolicy},
 };
 
 fn stamp(us: i64) -> Stamp {
@@ -29,31 +29,8 @@ fn step(path: &str, spec: Step) -> PlannedStep {
 fn plan() -> Plan {
     let inject = || Step { inject: Some(FaultSpec::default()), ..Step::default() };
     let hold = Step { hold: Some(Dur::from_secs(1)), ..Step::default() };
-    Plan {
-        version: PLAN_VERSION,
-        name: "t".to_owned(),
-        summary: String::new(),
-        scenario_sha256: String::new(),
-        parameters: Default::default(),
-        environment: "e".to_owned(),
-        place: EnvironmentSpec::default(),
-        cluster_uid: "u".to_owned(),
-        cluster_name: "c".to_owned(),
-        seed: 1,
-        limits: Limits::default(),
-        targets: Default::default(),
-        probes: Default::default(),
-        steady_state: None,
-        steps: vec![step("1", inject()), step("2", hold), step("3", inject())],
-        objectives: vec![],
-        abort_if: vec![],
-        leases: vec!["ns-shop".to_owned()],
-        scope: Scope::default(),
-        warnings: vec![],
-        rbac: vec![],
-        watchdog: None,
-        expected: (Dur::ZERO, Dur::ZERO),
-    }
+    let steps = vec![step("1", inject()), step("2", hold), step("3", inject())];
+    Plan { steps, leases: vec!["ns-shop".to_owned()], ..Plan::empty("t") }
 }
 
 /// Plays a drill by the pure functions alone and gives all its events. `fail` names reverts that fail.

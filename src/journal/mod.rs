@@ -10,12 +10,14 @@ mod event;
 mod handle;
 mod log;
 mod record;
+mod seen;
 mod stop;
 
 pub use event::*;
 pub use handle::{Journal, Listener};
 pub use log::{Log, NO_HASH, Tail, line_hash, read, read_text};
 pub use record::{Inbox, InboxItem, RecordStore, StoredRecord, find_record, find_records, record_exists, record_name};
+pub use seen::*;
 pub use stop::{STOP, Stop};
 
 /// Why the journal could not be read or written.

@@ -65,6 +65,37 @@ pub struct Plan {
     pub expected: (Dur, Dur),
 }
 
+impl Plan {
+    /// A plan of nothing: what somebody who needs only a part of one (a probe on its own, a test of a fault) fills in.
+    pub fn empty(name: &str) -> Self {
+        Self {
+            version: PLAN_VERSION,
+            name: name.to_owned(),
+            summary: String::new(),
+            scenario_sha256: String::new(),
+            parameters: IndexMap::new(),
+            environment: String::new(),
+            place: EnvironmentSpec::default(),
+            cluster_uid: String::new(),
+            cluster_name: String::new(),
+            seed: 0,
+            limits: Limits::default(),
+            targets: BTreeMap::new(),
+            probes: IndexMap::new(),
+            steady_state: None,
+            steps: Vec::new(),
+            objectives: Vec::new(),
+            abort_if: Vec::new(),
+            leases: Vec::new(),
+            scope: Scope::default(),
+            warnings: Vec::new(),
+            rbac: Vec::new(),
+            watchdog: None,
+            expected: (Dur::ZERO, Dur::ZERO),
+        }
+    }
+}
+
 /// The watchdog of a drill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,13 +1,13 @@
 //! What the suites of faults on real API servers and kubelets share.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use firedrill::{
     clock::Clock,
     cluster::Cluster,
     fault::{self, FaultCx, Helpers},
-    plan::{PLAN_VERSION, Plan, ResolvedObject, ResolvedTarget, Scope},
-    scenario::types::{Dur, EnvironmentSpec, FaultSpec, Limits, OwnPlace, Target},
+    plan::{Plan, ResolvedObject, ResolvedTarget},
+    scenario::types::{EnvironmentSpec, FaultSpec, OwnPlace, Target},
 };
 use k8s_openapi::{NamespaceResourceScope, api::core::v1::Namespace};
 use kube::{
@@ -82,38 +82,11 @@ impl World {
             let spec = Target { containers: containers.iter().map(|c| (*c).to_owned()).collect(), ..Target::default() };
             ((*name).to_owned(), ResolvedTarget { spec, objects: Vec::new(), matched: 0 })
         });
-        let plan = Arc::new(plan(targets.collect(), own));
+        let place = EnvironmentSpec { firedrill: own, ..EnvironmentSpec::default() };
+        let plan = Arc::new(Plan { place, targets: targets.collect(), ..Plan::empty("contract") });
         let (cluster, clock) = (self.cluster.clone(), Clock::host());
         let helpers = Helpers::with_ttl(cluster.clone(), clock.clone(), Arc::clone(&plan), drill, ttl);
         FaultCx { helpers, ..FaultCx::new(cluster, clock, plan, drill) }
-    }
-}
-
-fn plan(targets: BTreeMap<String, ResolvedTarget>, own: OwnPlace) -> Plan {
-    Plan {
-        version: PLAN_VERSION,
-        name: "contract".to_owned(),
-        summary: String::new(),
-        scenario_sha256: String::new(),
-        parameters: Default::default(),
-        environment: String::new(),
-        place: EnvironmentSpec { firedrill: own, ..EnvironmentSpec::default() },
-        cluster_uid: String::new(),
-        cluster_name: String::new(),
-        seed: 1,
-        limits: Limits::default(),
-        targets,
-        probes: Default::default(),
-        steady_state: None,
-        steps: Vec::new(),
-        objectives: Vec::new(),
-        abort_if: Vec::new(),
-        leases: Vec::new(),
-        scope: Scope::default(),
-        warnings: Vec::new(),
-        rbac: Vec::new(),
-        watchdog: None,
-        expected: (Dur::ZERO, Dur::ZERO),
     }
 }
 

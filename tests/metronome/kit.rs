@@ -1,17 +1,15 @@
 //! Metronomes on threads of their own, probes on them, and the verdict on what the probes saw.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use bytes::Bytes;
 use firedrill::{
     clock::Clock,
     journal::{Event, ProbeRun, Record},
     net::{Dialer, HttpRequest, Url, request},
-    plan::{PLAN_VERSION, Plan, PlannedObjective, PlannedProbe, PlannedStep, Scope},
+    plan::{Plan, PlannedObjective, PlannedProbe, PlannedStep},
     probe::{Observer, ProbeSet, ProbeSpec, SpecKind},
-    scenario::types::{
-        Connection, Dur, EnvironmentSpec, Exchange, From, HttpProbe, Limits, Objective, Probe, RecoveryTime, TcpProbe, Vantage,
-    },
+    scenario::types::{Connection, Dur, Exchange, From, HttpProbe, Objective, Probe, RecoveryTime, TcpProbe, Vantage},
     verdict::{ObjectiveVerdict, judge},
 };
 use testbed_parts::metronome::{Addresses, Entry, Event as Went, Metronome, Mode, Options, Outage, Service};
@@ -197,7 +195,7 @@ pub(crate) fn verdict(
     first: &firedrill::clock::Stamp,
     events: Vec<(firedrill::clock::Stamp, Event)>,
 ) -> ObjectiveVerdict {
-    let mut plan = plan();
+    let mut plan = Plan::empty("metronome");
     let probe = match &spec.kind {
         SpecKind::Http(http) => Probe { http: Some(http.clone()), ..Probe::default() },
         SpecKind::Tcp(tcp) => Probe { tcp: Some(tcp.clone()), ..Probe::default() },
@@ -219,34 +217,6 @@ pub(crate) fn verdict(
 /// An objective on the outage itself.
 pub(crate) fn outage_of(spec: &ProbeSpec, within: Dur) -> RecoveryTime {
     RecoveryTime { probe: spec.name.clone(), after: None, within, stable_for: Dur::ZERO, from: From::Outage, alert: None }
-}
-
-fn plan() -> Plan {
-    Plan {
-        version: PLAN_VERSION,
-        name: "metronome".to_owned(),
-        summary: String::new(),
-        scenario_sha256: String::new(),
-        parameters: indexmap::IndexMap::new(),
-        environment: String::new(),
-        place: EnvironmentSpec::default(),
-        cluster_uid: String::new(),
-        cluster_name: String::new(),
-        seed: 0,
-        limits: Limits::default(),
-        targets: BTreeMap::new(),
-        probes: indexmap::IndexMap::new(),
-        steady_state: None,
-        steps: Vec::new(),
-        objectives: Vec::new(),
-        abort_if: Vec::new(),
-        leases: Vec::new(),
-        scope: Scope::default(),
-        warnings: Vec::new(),
-        rbac: Vec::new(),
-        watchdog: None,
-        expected: (Dur::ZERO, Dur::ZERO),
-    }
 }
 
 /// Outages, the two probes that watch them with their cadences (milliseconds), and the time between.

@@ -1,16 +1,14 @@
 //! A small builder of journals: times in milliseconds after the drill's first record.
 
-use indexmap::IndexMap;
-use std::collections::BTreeMap;
-
 use crate::{
     clock::{ClockId, Stamp},
     fault::Undo,
     journal::*,
-    plan::{PLAN_VERSION, Plan, PlannedObjective, PlannedProbe, PlannedStep, Scope},
+    plan::{Plan, PlannedObjective, PlannedProbe, PlannedStep},
     scenario::types::*,
     verdict::{ObjectiveVerdict, Verdict, judge},
 };
+use indexmap::IndexMap;
 
 /// 2026-01-28T23:42:00Z.
 const WALL: i64 = 1_769_643_720_000_000;
@@ -175,33 +173,20 @@ pub(crate) fn run(probe: &str, state: ProbeState, from_ms: i64, to_ms: i64, ende
 
 fn bare_plan() -> Plan {
     Plan {
-        version: PLAN_VERSION,
-        name: "lose-primary".into(),
         summary: "The primary is lost; a replica must take over.".into(),
         scenario_sha256: "0".repeat(64),
         parameters: IndexMap::from([("rto".to_owned(), "60s".to_owned())]),
         environment: "staging".into(),
-        place: EnvironmentSpec::default(),
         cluster_uid: "5d1f0c2e".into(),
         cluster_name: "staging-eu".into(),
         seed: 42,
-        limits: Limits::default(),
-        targets: BTreeMap::new(),
-        probes: IndexMap::new(),
         steady_state: Some(SteadyState {
             good: vec!["web".into()],
             quiet: Vec::new(),
             hold: Dur::from_secs(5),
             timeout: Dur::from_secs(60),
         }),
-        steps: Vec::new(),
-        objectives: Vec::new(),
-        abort_if: Vec::new(),
-        leases: Vec::new(),
-        scope: Scope::default(),
-        warnings: Vec::new(),
-        rbac: Vec::new(),
-        watchdog: None,
         expected: (Dur::from_secs(60), Dur::from_secs(600)),
+        ..Plan::empty("lose-primary")
     }
 }
