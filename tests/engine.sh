@@ -3,7 +3,7 @@
 #
 #   apiserver   plan, full disk, watchdog, the contract of each API fault, the runner killed at every record, signals, Leases, a stalled API server,
 #               verdicts; on a cluster of etcd, API server and controller-manager
-#   nodes       crash and freeze, on a cluster of three nodes
+#   nodes       crash and freeze, and runbooks in pods; on a cluster of three nodes
 # Without an argument, both. Brings up clusters of its own and ends them. Needs root and what the testbed needs.
 # FIREDRILL_TEST_FULL=1: at every record what is otherwise done at a sample. Each suite's sum is cargo's line `test result: …`.
 set -uo pipefail
@@ -50,7 +50,7 @@ suite() {
 
 # What is slow to build is built before anything is up.
 cargo test --locked --no-run --test apiserver_plan --test apiserver_faults --test apiserver_full_disk --test apiserver_watchdog --test apiserver_engine \
-  --test testbed_faults || exit 1
+  --test testbed_faults --test cluster_runbook || exit 1
 
 if [ "$part" != nodes ]; then
   cluster engine --mode apiserver || exit 1
@@ -59,5 +59,6 @@ fi
 if [ "$part" != apiserver ]; then
   cluster nodes || exit 1
   suite testbed_faults FIREDRILL_TESTBED_KUBECONFIG
+  suite cluster_runbook FIREDRILL_TEST_KUBECONFIG
 fi
 exit "$failed"
