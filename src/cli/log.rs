@@ -11,12 +11,17 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 /// The variable with the filter.
 const VARIABLE: &str = "FIREDRILL_LOG";
 
+/// kube logs each request that fails before its caller has it; what failed is said once, by the caller, with what it was for.
+const DEFAULT: &str = "warn,kube_client=off";
+
 /// The live view that is drawn now: lines go above it.
 static VIEW: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// Shows events from now on; JSON lines where the command's output is for programs.
 pub(crate) fn start(json: bool) {
-    let filter = EnvFilter::builder().with_env_var(VARIABLE).with_default_directive(tracing::Level::WARN.into()).from_env_lossy();
+    // A variable that cannot be read is as good as none.
+    let wanted = std::env::var(VARIABLE).ok().filter(|wanted| !wanted.is_empty());
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::WARN.into()).parse_lossy(wanted.as_deref().unwrap_or(DEFAULT));
     let color = io::IsTerminal::is_terminal(&io::stderr()) && super::set::color();
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(AboveTheView).with_target(false);
     // Only a second call could fail, and there is none.
