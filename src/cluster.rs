@@ -7,13 +7,18 @@
 //!
 //! **Architecture invariant:** no other module builds a `kube::Config` or a `kube::Client` for a real cluster.
 
-use std::{fmt::Debug, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::Future;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope, api::core::v1::Namespace};
 use kube::{
     Api, Client, Config, Resource, ResourceExt as _,
-    api::ListParams,
+    api::{ListParams, VersionMatch},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde::de::DeserializeOwned;
@@ -45,6 +50,19 @@ pub struct Cluster {
     pub name: String,
     /// The uid of the kube-system namespace: the cluster's identity.
     pub uid: String,
+    /// The versions of lists, by their address without what selects from them: see [`Fresh::Seen`].
+    listed: Arc<Mutex<BTreeMap<String, String>>>,
+}
+
+/// How new a list must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fresh {
+    /// Newer than all that was written before it was asked for.
+    Now,
+    /// Not older than the last list of the same kind and place that this process has read, which is what the API server has at hand:
+    /// as a rule that of a moment ago. Since Kubernetes 1.31 [`Fresh::Now`] waits until the server's cache has heard of etcd's
+    /// progress, which it asks for ten times a second; a fault that is about to be injected would come that much later.
+    Seen,
 }
 
 impl Debug for Cluster {
@@ -223,7 +241,7 @@ async fn reach(config: Config, name: String) -> Result<Cluster, ClusterError> {
     let (client, streams) = (build(calls)?, build(streams)?);
     let what = "read namespace kube-system, whose uid is the cluster's identity";
     match limit(Api::<Namespace>::all(client.clone()).get("kube-system"), CALL_LIMIT, what).await {
-        Ok(namespace) => Ok(Cluster { client, streams, name, uid: namespace.uid().unwrap_or_default() }),
+        Ok(namespace) => Ok(Cluster { client, streams, name, uid: namespace.uid().unwrap_or_default(), listed: Arc::default() }),
         Err(ClusterError::Call { code: None, why, .. }) => Err(ClusterError::Unreachable { server, name, why }),
         Err(ClusterError::TimedOut { after, .. }) => {
             Err(ClusterError::Unreachable { server, name, why: format!("no answer within {}", crate::scenario::types::Dur(after)) })
@@ -265,7 +283,7 @@ pub fn named(kind: &str, namespace: &str, name: &str) -> String {
 impl Cluster {
     /// A cluster behind a client that somebody else built: a sandbox's, a test's.
     pub fn from_client(client: Client, name: impl Into<String>, uid: impl Into<String>) -> Self {
-        Self { streams: client.clone(), client, name: name.into(), uid: uid.into() }
+        Self { streams: client.clone(), client, name: name.into(), uid: uid.into(), listed: Arc::default() }
     }
 
     /// Refuses a cluster that is not the one an environment names.
@@ -345,23 +363,38 @@ impl Cluster {
         api: &Api<K>,
         labels: Option<&str>,
         what: &str,
+        mut fresh: Fresh,
         mut keep: impl FnMut(K) -> Option<T>,
     ) -> Result<Vec<T>, ClusterError>
     where
-        K: Clone + DeserializeOwned + Debug,
+        K: Resource + Clone + DeserializeOwned + Debug,
     {
         let mut tries = 0;
         'again: loop {
             tries += 1;
+            let seen = (fresh == Fresh::Seen).then(|| self.listed().get(api.resource_url()).cloned()).flatten();
             let mut kept = Vec::new();
-            let mut params = ListParams { limit: Some(PAGE), label_selector: labels.map(str::to_owned), ..ListParams::default() };
+            let mut params = ListParams {
+                limit: Some(PAGE),
+                label_selector: labels.map(str::to_owned),
+                version_match: seen.is_some().then_some(VersionMatch::NotOlderThan),
+                resource_version: seen,
+                ..ListParams::default()
+            };
             loop {
                 let page = match self.call(what, api.list(&params)).await {
                     Ok(page) => page,
-                    // The continue token is older than what the server remembers: from the start.
-                    Err(error) if error.code() == Some(410) && tries < 3 => continue 'again,
+                    // The continue token is older than what the server remembers: from the start. Or this server is behind the one
+                    // that was asked before: then it has to catch up.
+                    Err(error) if (error.code() == Some(410) || fresh == Fresh::Seen && error.code() == Some(504)) && tries < 3 => {
+                        fresh = Fresh::Now;
+                        continue 'again;
+                    }
                     Err(error) => return Err(error),
                 };
+                if let Some(version) = page.metadata.resource_version.filter(|version| !version.is_empty()) {
+                    self.listed().insert(api.resource_url().to_owned(), version);
+                }
                 let token = page.metadata.continue_.filter(|token| !token.is_empty());
                 kept.extend(page.items.into_iter().filter_map(&mut keep));
                 match token {
@@ -372,15 +405,19 @@ impl Cluster {
         }
     }
 
+    fn listed(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All objects of a list, read in pages.
     ///
     /// # Errors
     /// As [`Self::list_map`].
     pub async fn list_all<K>(&self, api: &Api<K>, labels: Option<&str>, what: &str) -> Result<Vec<K>, ClusterError>
     where
-        K: Clone + DeserializeOwned + Debug,
+        K: Resource + Clone + DeserializeOwned + Debug,
     {
-        self.list_map(api, labels, what, Some).await
+        self.list_map(api, labels, what, Fresh::Now, Some).await
     }
 }
 

@@ -163,16 +163,22 @@ impl Drill {
         if self.abort.is_cancelled() {
             return Ok(ended(StepOutcome::Aborted, "aborted before anything was changed"));
         }
-        match Stop::read(&self.cluster.client, &self.plan.place.firedrill.namespace).await {
+        // Asked side by side: what is looked at here is as old as the slowest answer, and the fault comes that much later.
+        let touched = self.touched.lock().await.clone();
+        let (stopped, watchdog, rechecked) = tokio::join!(
+            Stop::read(&self.cluster.client, &self.plan.place.firedrill.namespace),
+            self.watchdog_there(),
+            plan::recheck(&self.cluster, &self.plan, &step.path, &touched),
+        );
+        match stopped {
             Ok(None) => {}
             Ok(Some(stop)) => return Ok(failed(format!("refused, nothing was changed: {stop}"))),
             Err(error) => return Ok(failed(format!("refused, nothing was changed: it is unknown whether drills are stopped: {error}"))),
         }
-        if let Err(why) = self.watchdog_there().await {
+        if let Err(why) = watchdog {
             return Ok(failed(format!("refused, nothing was changed: {why}")));
         }
-        let touched = self.touched.lock().await.clone();
-        let rechecked = match plan::recheck(&self.cluster, &self.plan, &step.path, &touched).await {
+        let rechecked = match rechecked {
             Ok(rechecked) => rechecked,
             Err(refused) => return Ok(failed(format!("refused, nothing was changed: {refused}"))),
         };

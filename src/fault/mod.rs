@@ -165,8 +165,7 @@ pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), Faul
     match undo {
         Undo::Processes { pods, .. } => processes::arm(cx, pods).await,
         Undo::CronJob { change: CronJobChange::JobKilled { .. }, .. } => cut_backup_job::arm(cx, spec, undo).await,
-        Undo::Deleted { pods, .. } => pod_kill::arm(cx, pods).await,
-        Undo::Scale { .. } | Undo::CronJob { .. } => Ok(()),
+        Undo::Deleted { .. } | Undo::Scale { .. } | Undo::CronJob { .. } => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@ use k8s_openapi::{
 use kube::{ResourceExt as _, core::Selector};
 
 use super::{FaultCx, FaultError, OwnerRef, OwnerState, change::until};
-use crate::clock::Stamp;
+use crate::{clock::Stamp, cluster::Fresh};
 
 /// What a controller wants, and how its pods are selected.
 struct Wanted {
@@ -85,12 +85,13 @@ fn is_ready(pod: &Pod) -> bool {
         && pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-async fn count(cx: &FaultCx, owner: &OwnerRef) -> Result<Option<Count>, FaultError> {
+async fn count(cx: &FaultCx, owner: &OwnerRef, fresh: Fresh) -> Result<Option<Count>, FaultError> {
     let ns = owner.namespace.as_str();
     let Some(Wanted { uid, replicas, selector }) = wanted(cx, owner).await? else { return Ok(None) };
     let selector = Selector::try_from(selector)
         .map_err(|e| FaultError::failed(format!("select the pods of {} {ns}/{}", owner.kind, owner.name), e.to_string()))?;
-    let pods = cx.cluster.list_all(&cx.cluster.api::<Pod>(ns), Some(&selector.to_string()), &format!("list pods in {ns}")).await?;
+    let (api, what) = (cx.cluster.api::<Pod>(ns), format!("list pods in {ns}"));
+    let pods = cx.cluster.list_map(&api, Some(&selector.to_string()), &what, fresh, Some).await?;
     let mut by_controller: BTreeMap<(String, String, String), i32> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| is_ready(pod)) {
         if let Some(of) = controller(pod.owner_references()) {
@@ -118,7 +119,7 @@ async fn count(cx: &FaultCx, owner: &OwnerRef) -> Result<Option<Count>, FaultErr
 /// # Errors
 /// The API server.
 pub(super) async fn state(cx: &FaultCx, owner: OwnerRef) -> Result<OwnerState, FaultError> {
-    let ready = count(cx, &owner).await?.map_or(0, |c| c.ready);
+    let ready = count(cx, &owner, Fresh::Seen).await?.map_or(0, |c| c.ready);
     Ok(OwnerState { owner, ready })
 }
 
@@ -132,7 +133,7 @@ pub(super) async fn all_ready(cx: &FaultCx, owners: &[OwnerState], limit: Durati
         let mut said = Vec::new();
         for OwnerState { owner, ready: before } in owners {
             let called = format!("{} {}/{}", owner.kind, owner.namespace, owner.name);
-            let Some(Count { uid, wanted, ready }) = count(cx, owner).await? else {
+            let Some(Count { uid, wanted, ready }) = count(cx, owner, Fresh::Now).await? else {
                 said.push(if is_counted(&owner.kind) { format!("{called} is gone") } else { format!("{called} keeps no count") });
                 continue;
             };

@@ -23,6 +23,7 @@ const AT_ONCE: usize = 10;
 
 pub(super) async fn prepare(cx: &FaultCx, targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
     let (mut pods, mut owners, mut objects) = (Vec::new(), Vec::new(), Vec::new());
+    // As many at once as the deletions will be: the connections that they need are then open.
     let found: Vec<_> = stream::iter(targets)
         .map(|target| async move { (target, cx.cluster.get_opt::<Pod>(&target.namespace, &target.name).await) })
         .buffered(AT_ONCE)
@@ -67,20 +68,6 @@ fn irreversible(cx: &FaultCx, target: &ResolvedObject) -> bool {
                 .and_then(|f| f.pod_kill.as_ref())
                 .is_some_and(|kill| cx.plan.targets.get(&kill.target).is_some_and(|t| t.chosen().any(|o| o.uid == target.uid)))
     })
-}
-
-/// Has as many connections open as the deletions will need, by reading each pod once more.
-pub(super) async fn arm(cx: &FaultCx, pods: &[PodRef]) -> Result<(), FaultError> {
-    let read: Vec<_> = stream::iter(pods)
-        .map(|pod| async move { cx.cluster.get_opt::<Pod>(&pod.namespace, &pod.name).await })
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
-    // Whether they are still there is for the deletion to say: it is by uid.
-    for pod in read {
-        pod?;
-    }
-    Ok(())
 }
 
 /// Deletes the pods. One that is gone already, or has been replaced by another of its name, is passed over; if that is true

@@ -8,7 +8,10 @@ use super::{
     types::{Plan, ResolvedTarget},
     wants::Wants,
 };
-use crate::{cluster::Cluster, scenario::types::Target};
+use crate::{
+    cluster::{Cluster, Fresh},
+    scenario::types::Target,
+};
 
 /// A fault that may be injected now.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +42,7 @@ pub async fn recheck(cluster: &Cluster, plan: &Plan, step_path: &str, touched: &
     };
     let planned = plan.targets.get(name).ok_or_else(|| refused(format!("the plan has no target `{name}`")))?;
     let wants = Wants::of_target(&planned.spec, &plan.place.firedrill.namespace, view.asks_budgets());
-    let snapshot = snapshot::read(cluster, &wants).await.map_err(|error| refused(error.to_string()))?;
+    let snapshot = snapshot::read(cluster, &wants, Fresh::Seen).await.map_err(|error| refused(error.to_string()))?;
     let target = resolve::resolve(name, &planned.spec, &snapshot, plan.seed).map_err(refused)?;
     let on = FaultOn { step: &step.title, spec, target_name: name, target: &target };
     let mut found = guard::check(&plan.place, &plan.limits, on, &snapshot, &mut touched);

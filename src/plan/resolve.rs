@@ -16,7 +16,7 @@ use super::{
     wants::Wants,
 };
 use crate::{
-    cluster::{Cluster, ClusterError},
+    cluster::{Cluster, ClusterError, Fresh},
     labels,
     scenario::types::{Mode, Target},
     selector,
@@ -46,7 +46,7 @@ pub fn resolve(name: &str, target: &Target, snapshot: &Snapshot, seed: u64) -> R
 pub async fn fresh(cluster: &Cluster, plan: &Plan, target: &str) -> Result<ResolvedTarget, FreshError> {
     let planned = plan.targets.get(target).ok_or_else(|| FreshError::Target(format!("the plan has no target `{target}`")))?;
     let wants = Wants::of_target(&planned.spec, &plan.place.firedrill.namespace, false);
-    let snapshot = snapshot::read(cluster, &wants).await?;
+    let snapshot = snapshot::read(cluster, &wants, Fresh::Now).await?;
     resolve(target, &planned.spec, &snapshot, plan.seed).map_err(FreshError::Target)
 }
 

@@ -20,7 +20,7 @@ use kube::{
 pub use super::seen::*;
 use super::wants::{PodWants, Wants};
 use crate::{
-    cluster::{Cluster, ClusterError},
+    cluster::{Cluster, ClusterError, Fresh},
     labels,
     scenario::types::{Environment, Scenario},
 };
@@ -35,16 +35,16 @@ const IN_ALL: Duration = Duration::from_secs(60);
 /// # Errors
 /// The first read that failed, named; that something does not exist is not an error but absent from the snapshot.
 pub async fn take(cluster: &Cluster, scenario: &Scenario, environment: &Environment) -> Result<Snapshot, ClusterError> {
-    read(cluster, &Wants::of(scenario, environment)).await
+    read(cluster, &Wants::of(scenario, environment), Fresh::Now).await
 }
 
-/// Reads what is wanted.
+/// Reads what is wanted, lists as new as is asked for; what is read by its name is never older than the request.
 ///
 /// # Errors
 /// As [`take`].
-pub async fn read(cluster: &Cluster, wants: &Wants) -> Result<Snapshot, ClusterError> {
+pub async fn read(cluster: &Cluster, wants: &Wants, fresh: Fresh) -> Result<Snapshot, ClusterError> {
     let what = "read the cluster for the plan";
-    tokio::time::timeout(IN_ALL, read_all(cluster, wants))
+    tokio::time::timeout(IN_ALL, read_all(cluster, wants, fresh))
         .await
         .unwrap_or_else(|_| Err(ClusterError::TimedOut { what: what.to_owned(), after: IN_ALL }))
 }
@@ -74,7 +74,7 @@ enum Found {
     Nothing,
 }
 
-async fn read_all(cluster: &Cluster, wants: &Wants) -> Result<Snapshot, ClusterError> {
+async fn read_all(cluster: &Cluster, wants: &Wants, fresh: Fresh) -> Result<Snapshot, ClusterError> {
     let mut snapshot = Snapshot { cluster_uid: cluster.uid.clone(), cluster_name: cluster.name.clone(), ..Snapshot::default() };
     let mut list: Vec<Want<'_>> = wants.namespaces.iter().map(|n| Want::Namespace(n)).collect();
     list.extend(wants.objects.iter().map(Want::Object));
@@ -90,7 +90,7 @@ async fn read_all(cluster: &Cluster, wants: &Wants) -> Result<Snapshot, ClusterE
     if wants.nodes {
         list.extend([Want::Nodes, Want::OwnNodes]);
     }
-    gather(cluster, wants, list, &mut snapshot).await?;
+    gather(cluster, wants, fresh, list, &mut snapshot).await?;
 
     // The pods of workloads, whose selectors are known only now.
     let mut more = Vec::new();
@@ -102,12 +102,12 @@ async fn read_all(cluster: &Cluster, wants: &Wants) -> Result<Snapshot, ClusterE
         }
     }
     let more = more.iter().map(|(namespace, selector)| Want::Pods(namespace, Some(selector.clone()))).collect();
-    gather(cluster, wants, more, &mut snapshot).await?;
+    gather(cluster, wants, fresh, more, &mut snapshot).await?;
     Ok(snapshot)
 }
 
-async fn gather(cluster: &Cluster, wants: &Wants, list: Vec<Want<'_>>, into: &mut Snapshot) -> Result<(), ClusterError> {
-    let mut reads = stream::iter(list.into_iter().map(|want| one(cluster, wants, want))).buffer_unordered(AT_ONCE);
+async fn gather(cluster: &Cluster, wants: &Wants, fresh: Fresh, list: Vec<Want<'_>>, into: &mut Snapshot) -> Result<(), ClusterError> {
+    let mut reads = stream::iter(list.into_iter().map(|want| one(cluster, wants, fresh, want))).buffer_unordered(AT_ONCE);
     while let Some(found) = reads.next().await {
         match found? {
             Found::Namespace(name, seen) => drop(into.namespaces.insert(name, seen)),
@@ -125,7 +125,7 @@ async fn gather(cluster: &Cluster, wants: &Wants, list: Vec<Want<'_>>, into: &mu
     Ok(())
 }
 
-async fn one(cluster: &Cluster, wants: &Wants, want: Want<'_>) -> Result<Found, ClusterError> {
+async fn one(cluster: &Cluster, wants: &Wants, fresh: Fresh, want: Want<'_>) -> Result<Found, ClusterError> {
     match want {
         Want::Namespace(name) => {
             let seen = cluster.get_cluster_opt::<Namespace>(name).await?;
@@ -147,7 +147,7 @@ async fn one(cluster: &Cluster, wants: &Wants, want: Want<'_>) -> Result<Found, 
         Want::Budgets(namespace) => {
             let what = format!("list PodDisruptionBudgets in namespace {namespace}");
             let keep = |budget: PodDisruptionBudget| Some(BudgetSeen::of(&budget));
-            Ok(Found::Budgets(namespace.to_owned(), cluster.list_map(&cluster.api(namespace), None, &what, keep).await?))
+            Ok(Found::Budgets(namespace.to_owned(), cluster.list_map(&cluster.api(namespace), None, &what, fresh, keep).await?))
         }
         Want::Pods(namespace, selector) => {
             let what = match &selector {
@@ -155,19 +155,19 @@ async fn one(cluster: &Cluster, wants: &Wants, want: Want<'_>) -> Result<Found, 
                 None => format!("list pods in namespace {namespace}"),
             };
             let keep = |pod: Pod| PodSeen::of(&pod).map(|seen| (pod.name_any(), seen));
-            let pods = cluster.list_map(&cluster.api(namespace), selector.as_deref(), &what, keep).await?;
+            let pods = cluster.list_map(&cluster.api(namespace), selector.as_deref(), &what, fresh, keep).await?;
             Ok(Found::Pods(namespace.to_owned(), pods))
         }
         Want::Nodes => {
             let keep = |node: Node| Some((node.name_any(), NodeSeen::of(&node)));
-            Ok(Found::Nodes(cluster.list_map(&cluster.cluster_api(), None, "list nodes", keep).await?))
+            Ok(Found::Nodes(cluster.list_map(&cluster.cluster_api(), None, "list nodes", fresh, keep).await?))
         }
         Want::OwnNodes => {
             let own = &wants.own_namespace;
             let label = format!("{}={}", labels::MANAGED_BY, labels::MANAGER);
             let keep = |pod: Pod| pod.spec.and_then(|s| s.node_name);
             let what = format!("list firedrill's own pods in namespace {own}");
-            let mut nodes = cluster.list_map(&cluster.api(own), Some(&label), &what, keep).await?;
+            let mut nodes = cluster.list_map(&cluster.api(own), Some(&label), &what, fresh, keep).await?;
             nodes.extend(std::env::var("NODE_NAME"));
             Ok(Found::OwnNodes(nodes))
         }

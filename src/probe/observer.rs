@@ -14,7 +14,7 @@ use crate::{
         pods::{self, AgentKind, PodSpec},
     },
     clock::Stamp,
-    cluster::Cluster,
+    cluster::{Cluster, Fresh},
     journal::Reading,
     plan::Plan,
 };
@@ -228,7 +228,7 @@ async fn nodes(cluster: &Cluster) -> Result<BTreeSet<String>, String> {
         let tainted = spec.taints.iter().flatten().any(|taint| taint.effect != "PreferNoSchedule");
         (spec.unschedulable != Some(true) && !tainted).then(|| node.name_any())
     };
-    let nodes = cluster.list_map(&cluster.cluster_api::<Node>(), None, "list nodes", usable).await;
+    let nodes = cluster.list_map(&cluster.cluster_api::<Node>(), None, "list nodes", Fresh::Now, usable).await;
     nodes.map(|nodes| nodes.into_iter().collect()).map_err(|error| error.to_string())
 }
 
