@@ -424,6 +424,86 @@ async fn a_drill_whose_watchdog_could_not_revert_it_is_refused_before_anything_i
     shop.end().await;
 }
 
+#[tokio::test]
+async fn a_drill_that_loses_its_watchdog_breaks_nothing_more() {
+    let steps = json!([
+        {"name": "no web", "inject": {"scale": {"target": "web", "replicas": 0}}},
+        {"hold": "5s"},
+        {"name": "no backup", "inject": {"cutBackupJob": {"target": "backup"}}},
+        {"hold": "15m"}
+    ]);
+    let Some(shop) = Shop::new("a_drill_that_loses_its_watchdog_breaks_nothing_more", steps, true).await else { return };
+    let generation = async || shop.world.api::<CronJob>().get("backup").await.unwrap().metadata.generation;
+    let before = generation().await;
+    let mut runner = shop.run();
+    let (mut watchdog, pod) = shop.watchdog().await;
+    shop.until_it_is((0, false)).await;
+    watchdog.0.kill().unwrap();
+    watchdog.0.wait().unwrap();
+    shop.ours::<Pod>().delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await.unwrap();
+    let code = runner.code().await;
+    let said = shop.log("runner");
+    assert!(
+        said.contains(&format!("refused, nothing was changed: the watchdog is lost: pod {}/{} was deleted", shop.own, pod.name_any())),
+        "{said}"
+    );
+    // Nothing was missed: an objective of a drill that was not carried out is not decided.
+    assert_eq!(code, Some(3), "{said}");
+    assert_eq!((shop.is().await, generation().await, shop.left().await), ((2, false), before, Vec::<String>::new()), "{said}");
+    shop.end().await;
+}
+
+#[tokio::test]
+async fn a_revert_that_fails_is_told_and_tried_again() {
+    let test = "a_revert_that_fails_is_told_and_tried_again";
+    if std::env::var_os("FIREDRILL_TEST_FULL").is_none() {
+        println!("{test}: NOT RUN, it takes minutes: FIREDRILL_TEST_FULL=1");
+        return;
+    }
+    let Some(shop) = Shop::new(test, break_both_and_hold(), true).await else { return };
+    let mut runner = shop.run();
+    let (mut watchdog, _) = shop.watchdog().await;
+    shop.until_it_is((0, true)).await;
+    // What it may do in the shop is taken from it, and given back later.
+    let mut taken = Vec::new();
+    for (api, name) in
+        shop.roles.iter().filter(|(api, _)| api.namespace() == Some(&shop.world.namespace) && api.resource_url().ends_with("/rolebindings"))
+    {
+        let mut binding = api.get(name).await.unwrap();
+        binding.metadata.resource_version = None;
+        binding.metadata.uid = None;
+        api.delete(name, &DeleteParams::default()).await.unwrap();
+        taken.push((api.clone(), binding));
+    }
+    assert!(!taken.is_empty());
+    runner.0.kill().unwrap();
+    runner.0.wait().unwrap();
+    let began = Instant::now();
+    while !shop.told().await.contains(&"NotClean".to_owned()) {
+        // Each of the two reverts is tried for two minutes.
+        assert!(began.elapsed() < Duration::from_secs(400), "{}", shop.log("watchdog"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let said = shop.log("watchdog");
+    assert!(said.contains("NOT CLEAN: ") && said.contains("is NOT undone") && said.contains("undo it with `firedrill revert"), "{said}");
+    assert_eq!(shop.is().await, (0, true));
+    for (api, binding) in taken {
+        api.create(&PostParams::default(), &binding).await.unwrap();
+    }
+    while shop.is().await != (2, false) {
+        assert!(began.elapsed() < Duration::from_secs(600), "{}", shop.log("watchdog"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let began = Instant::now();
+    while watchdog.0.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < Duration::from_secs(120), "{}", shop.log("watchdog"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(shop.left().await, Vec::<String>::new(), "{}", shop.log("watchdog"));
+    assert!(shop.told().await.contains(&"Reverted".to_owned()));
+    shop.end().await;
+}
+
 /// A way to the API server on which answers take 100 ms, and none at all while it is held up. Gives its port.
 async fn slow_way(server: String, held: watch::Receiver<bool>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -29,7 +29,7 @@ use crate::{
     clock::Clock,
     cluster::Cluster,
     drill::{Drill, DrillError, DrillOptions, READY, Takeover, UNABLE, WORD},
-    journal::{Event, Inbox, InboxItem, Record, ResumeIntent, StoredRecord, find_record, record_exists, record_name},
+    journal::{Inbox, InboxItem, ResumeIntent, find_record, record_exists, record_name},
     labels,
     plan::Plan,
     scenario::types::Dur,
@@ -144,7 +144,7 @@ impl Dog<'_> {
                 return Err("told to stop before the record could be read".to_owned());
             }
         };
-        let plan = plan_of(&stored)?;
+        let (_, plan) = stored.read().map_err(|e| e.to_string())?;
         if plan.cluster_uid != self.cluster.uid {
             return Err(format!("drill {drill} is of the cluster with uid {}, and this is {}", plan.cluster_uid, self.cluster.uid));
         }
@@ -277,15 +277,6 @@ impl Dog<'_> {
 
 fn how(fault: &crate::drill::FaultState) -> &'static str {
     if fault.is_settled() { "is undone" } else { "is NOT undone" }
-}
-
-fn plan_of(stored: &StoredRecord) -> Result<Plan, String> {
-    let first = stored.lines.first().ok_or("the record is empty")?;
-    let record: Record = serde_json::from_str(first).map_err(|e| format!("the record of {} cannot be read: {e}", stored.drill))?;
-    match record.event {
-        Event::Started { plan, .. } => Ok(*plan),
-        _ => Err(format!("the record of {} does not begin with the plan", stored.drill)),
-    }
 }
 
 fn remove_folder(dir: &Path) {

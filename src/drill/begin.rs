@@ -123,7 +123,7 @@ impl Drill {
         options: DrillOptions,
     ) -> Result<Arc<Self>, DrillError> {
         let name = stored.drill.clone();
-        let (_, plan) = recorded(&stored)?;
+        let (_, plan) = stored.read()?;
         let own = plan.place.firedrill.namespace.clone();
         let fence = Fence::new(cluster.client.clone(), &own, &name, &instance(options.takeover.role), options.lease, clock.clone());
         // Before anything is written: a living runner keeps its record to itself.
@@ -153,7 +153,7 @@ impl Drill {
     ) -> Result<Arc<Self>, DrillError> {
         let name = stored.drill.clone();
         let evidence = Evidence::new(&options.out, &name);
-        let (recorded, plan) = recorded(&stored)?;
+        let (recorded, plan) = stored.read()?;
         let own = plan.place.firedrill.namespace.clone();
         let mut store = RecordStore::adopt(cluster.client.clone(), &own, &stored);
         let (log, records) = if evidence.journal().exists() {
@@ -267,20 +267,6 @@ impl Drill {
 fn make_dir(evidence: &Evidence) -> Result<(), DrillError> {
     std::fs::create_dir_all(evidence.samples())
         .map_err(|source| JournalError::File { doing: "create", path: evidence.samples().display().to_string(), source }.into())
-}
-
-/// The records of a stored record, and the plan that the first of them holds.
-fn recorded(stored: &StoredRecord) -> Result<(Vec<Record>, Plan), JournalError> {
-    let unreadable = |detail: String| JournalError::Record { doing: "read", name: stored.drill.clone(), detail };
-    let records: Vec<Record> =
-        stored.lines.iter().map(|line| serde_json::from_str(line)).collect::<Result<_, _>>().map_err(|e| unreadable(e.to_string()))?;
-    match records.first().map(|first| &first.event) {
-        Some(Event::Started { plan, .. }) => {
-            let plan = (**plan).clone();
-            Ok((records, plan))
-        }
-        _ => Err(unreadable("it does not begin with the plan".to_owned())),
-    }
 }
 
 /// Tells two runners of the same drill apart.

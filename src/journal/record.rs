@@ -9,8 +9,8 @@ use kube::{
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 
-use super::{JournalError, Tail};
-use crate::{labels, scenario::types::Dur};
+use super::{Event, JournalError, Record, Tail};
+use crate::{labels, plan::Plan, scenario::types::Dur};
 
 /// How long one call for the record may take.
 const CALL_LIMIT: Dur = Dur::from_secs(10);
@@ -49,6 +49,25 @@ pub struct StoredRecord {
     /// The scenario's text.
     pub scenario: String,
     resource_version: Option<String>,
+}
+
+impl StoredRecord {
+    /// Its records, and the plan that the first of them holds.
+    ///
+    /// # Errors
+    /// It is not what a drill writes.
+    pub fn read(&self) -> Result<(Vec<Record>, Plan), JournalError> {
+        let unreadable = |detail: String| JournalError::Record { doing: "read", name: self.drill.clone(), detail };
+        let records: Result<Vec<Record>, _> = self.lines.iter().map(|line| serde_json::from_str(line)).collect();
+        let records = records.map_err(|e| unreadable(e.to_string()))?;
+        match records.first().map(|first| &first.event) {
+            Some(Event::Started { plan, .. }) => {
+                let plan = (**plan).clone();
+                Ok((records, plan))
+            }
+            _ => Err(unreadable("it does not begin with the plan".to_owned())),
+        }
+    }
 }
 
 fn name_of(drill: &str) -> String {
