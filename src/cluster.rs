@@ -19,7 +19,7 @@ use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope, api::core::v1::N
 use kube::{
     Api, Client, Config, Resource, ResourceExt as _,
     api::{ListParams, VersionMatch},
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use serde::de::DeserializeOwned;
 
@@ -218,7 +218,18 @@ pub async fn connect(context: Option<&str>) -> Result<Cluster, ClusterError> {
             let config = Config::incluster().map_err(|error| ClusterError::Config { why: error.to_string() })?;
             reach(config, "in-cluster".to_owned()).await
         }
-        Err(error) => Err(ClusterError::Config { why: format!("{error}: set KUBECONFIG to a kubeconfig file") }),
+        Err(error) => Err(ClusterError::Config { why: format!("{}: set KUBECONFIG to a kubeconfig file", unusable(&error)) }),
+    }
+}
+
+/// What is wrong with a kubeconfig. A YAML error would show lines of the file, and those hold keys, tokens and passwords.
+fn unusable(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::Parse(error) => {
+            let place = error.location().map_or_else(String::new, |at| format!(" at line {}, column {}", at.line(), at.column()));
+            format!("the kubeconfig is not one{place} (its text may hold secrets and is not shown)")
+        }
+        other => other.to_string(),
     }
 }
 
@@ -271,7 +282,7 @@ async fn configure(kubeconfig: Kubeconfig, context: Option<&str>) -> Result<(Con
     let options = KubeConfigOptions { context: Some(name.clone()), ..KubeConfigOptions::default() };
     let config = Config::from_custom_kubeconfig(kubeconfig, &options)
         .await
-        .map_err(|error| ClusterError::Config { why: format!("context {name} cannot be used: {error}") })?;
+        .map_err(|error| ClusterError::Config { why: format!("context {name} cannot be used: {}", unusable(&error)) })?;
     Ok((config, name))
 }
 
@@ -438,6 +449,16 @@ mod tests {
         let error = limit(async { Err::<(), _>(kube::Error::Api(status)) }, CALL_LIMIT, "read pod shop/orders-0").await.unwrap_err();
         assert_eq!(error.to_string(), "failed to read pod shop/orders-0: pods \"orders-0\" not found");
         assert!(error.is_not_found() && !error.is_unknown() && !error.is_conflict());
+    }
+
+    #[test]
+    fn nothing_of_a_kubeconfig_that_is_none_is_shown() {
+        for text in ["users: [{user: {password: \"hunter2-secret}}]\nclusters: {", "users: hunter2-secret\n"] {
+            let error = Kubeconfig::from_yaml(text).unwrap_err();
+            assert!(error.to_string().contains("hunter2"), "kube no longer shows it: {error}");
+            let said = unusable(&error);
+            assert!(said.contains(" at line ") && !said.contains("hunter2"), "{said}");
+        }
     }
 
     #[test]

@@ -49,7 +49,18 @@ pub(crate) fn run(args: &ReportArgs) -> Exit {
 
 /// Errors are whole texts with a newline at their end.
 fn try_run(args: &ReportArgs) -> Result<Exit, String> {
-    let records = journal::read(&args.folder.join("journal.jsonl")).map_err(line)?;
+    let (records, torn) = journal::read_whole(&args.folder.join("journal.jsonl")).map_err(line)?;
+    if torn {
+        eprintln!("the journal's last line was cut short, as when its runner dies; it is left out");
+    }
+    let altered = report::altered(&args.folder).map_err(line_and_help)?;
+    if !altered.is_empty() {
+        let said = format!("{} not as SHA256SUMS has it: the evidence was changed after the drill", altered.join(", "));
+        if args.sets.is_empty() && args.out.as_ref().is_none_or(|out| same(out, &args.folder)) {
+            return Err(format!("{said}\n  nothing was written; `--out ELSEWHERE` makes reports of the journal alone\n"));
+        }
+        eprintln!("{said}");
+    }
     let what_if = !args.sets.is_empty();
     let records = if what_if { judged_again(args, &records)? } else { records };
     match &args.out {
@@ -241,5 +252,34 @@ spec:
         assert!(empty.contains("failed to make the report") || empty.contains("journal"), "{empty}");
         let none = tempfile::tempdir().unwrap();
         assert!(try_run(&args(none.path(), &[], None)).unwrap_err().contains("journal.jsonl"));
+    }
+
+    #[test]
+    fn evidence_that_was_changed_is_not_reported_as_if_it_were_not() {
+        let dir = folder();
+        std::fs::create_dir(dir.path().join("samples")).unwrap();
+        std::fs::write(dir.path().join("samples/web.csv"), "n,state\n0,good\n").unwrap();
+        assert_eq!(try_run(&args(dir.path(), &[], None)), Ok(Exit::Passed));
+        let sums = std::fs::read(dir.path().join("SHA256SUMS")).unwrap();
+        // The reports themselves can be made again.
+        std::fs::write(dir.path().join("report.md"), "").unwrap();
+        assert_eq!(try_run(&args(dir.path(), &[], None)), Ok(Exit::Passed));
+        std::fs::write(dir.path().join("samples/web.csv"), "n,state\n0,bad\n").unwrap();
+        std::fs::remove_file(dir.path().join("scenario.yaml")).unwrap();
+        let said = try_run(&args(dir.path(), &[], None)).unwrap_err();
+        assert!(said.starts_with("samples/web.csv, scenario.yaml not as SHA256SUMS has it"), "{said}");
+        assert_eq!(std::fs::read(dir.path().join("SHA256SUMS")).unwrap(), sums);
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert_eq!(try_run(&args(dir.path(), &[], Some(elsewhere.path()))), Ok(Exit::Passed));
+    }
+
+    #[test]
+    fn a_line_cut_short_by_the_runners_death_is_left_out() {
+        let dir = folder();
+        let path = dir.path().join("journal.jsonl");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let end = text.trim_end().rfind('\n').unwrap() + 1;
+        std::fs::write(&path, &text[..end + 20]).unwrap();
+        assert_eq!(try_run(&args(dir.path(), &[], None)), Ok(Exit::NotClean));
     }
 }

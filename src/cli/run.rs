@@ -15,9 +15,13 @@ use super::{
 };
 use crate::{
     clock::{Clock, Stamp},
+    cluster::Cluster,
     drill::{Ack, AckAction, Drill, DrillOptions, Takeover},
     exit::Exit,
-    plan::Plan,
+    plan::{
+        Plan,
+        may::{self, Missing},
+    },
     report,
     scenario::types::Dur,
     verdict,
@@ -133,6 +137,7 @@ async fn perform(args: Args) -> Result<Exit, CliError> {
         eprintln!("{}", crate::plan::render(&plan, common::width()));
     }
     let own = &plan.place.firedrill.namespace;
+    refuse_when_not_allowed(&prepared.cluster, &plan).await?;
     refuse_when_stopped(&prepared.cluster, own).await?;
     let Some(confirmed) = confirm(&plan, args.yes).await? else {
         return Err(CliError::Refused("nobody agreed to the plan; nothing was changed".to_owned()));
@@ -149,6 +154,22 @@ async fn perform(args: Args) -> Result<Exit, CliError> {
     keep(&drill, "environment.yaml", &prepared.environment_text).await;
     keep(&drill, "plan.json", &plan_json).await;
     Ok(finish(drill, &args.how).await)
+}
+
+/// A drill that lacks a permission would stop half-way, and could perhaps not be undone.
+async fn refuse_when_not_allowed(cluster: &Cluster, plan: &Plan) -> Result<(), CliError> {
+    let Missing { denied, unknown } = may::missing(cluster, &plan.rbac).await;
+    if let Some(first) = unknown.first() {
+        tracing::warn!("it is not known whether this user may do all that the drill needs: {first}");
+    }
+    if denied.is_empty() {
+        return Ok(());
+    }
+    let more = if denied.len() > 8 { format!(" and {} more", denied.len() - 8) } else { String::new() };
+    let some = denied.into_iter().take(8).collect::<Vec<_>>().join(", ");
+    Err(CliError::Refused(format!(
+        "this user may not {some}{more}; nothing was changed. An owner allows what the drill needs with what `firedrill plan FILE --rbac` prints"
+    )))
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<String, CliError> {

@@ -273,6 +273,7 @@ impl Drill {
             Action::Step(path) => self.step(&path).await,
             Action::EndSteps => {
                 if self.state().abort.is_none() {
+                    self.watch_on().await?;
                     self.digests_at_end().await?;
                 }
                 self.record(Event::StepsEnded { at: self.clock.now() }).await

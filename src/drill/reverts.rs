@@ -10,6 +10,8 @@ use crate::{
 
 /// How long a revert is tried again when it fails.
 const REVERT_LIMIT: Duration = Duration::from_secs(120);
+/// How long one that may not be done is tried again: a binding takes a moment to be known everywhere, and the reverts behind it wait.
+const FORBIDDEN_LIMIT: Duration = Duration::from_secs(10);
 /// How long the proof that nothing is left may take: a StatefulSet's pod may have to start anew.
 const GONE_LIMIT: Duration = Duration::from_secs(180);
 
@@ -34,7 +36,7 @@ impl Drill {
             self.may_act().await?;
             match fault::revert(&self.faults, &undo).await {
                 Ok(done) => break done,
-                Err(error) if began.elapsed() < REVERT_LIMIT => {
+                Err(error) if began.elapsed() < if error.is_forbidden() { FORBIDDEN_LIMIT } else { REVERT_LIMIT } => {
                     tracing::warn!(%error, "the revert failed and is tried again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(5));

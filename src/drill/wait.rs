@@ -1,13 +1,15 @@
 //! Waiting for what probes show.
 
+use std::time::Duration;
+
 use crate::{
     clock::Stamp,
-    journal::StepOutcome,
+    journal::{Event, StepOutcome},
     probe::{Board, ProbeLive},
     scenario::types::{Dur, ProbeState},
 };
 
-use super::executor::Drill;
+use super::{DrillError, executor::Drill};
 
 /// How a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,8 +73,14 @@ pub(super) fn against(board: &Board, wanted: &[(&str, ProbeState)]) -> String {
     if wrong.is_empty() { "it did not hold long enough".to_owned() } else { wrong.join(", ") }
 }
 
+/// For how long a probe has been seen good without a break; nothing if it is not good now.
+fn seen_for(board: &Board, probe: &str) -> Option<Duration> {
+    let live = board.0.get(probe).filter(|live| live.state == Some(ProbeState::Good) && live.since.clock == live.last_complete.clock)?;
+    Some(Duration::from_micros(u64::try_from(live.last_complete.mono_us - live.since.mono_us).unwrap_or(0)))
+}
+
 /// How often a condition is looked at when the board does not change.
-const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 impl Drill {
     /// Waits until all probes named are in the wanted state for `hold`, at most `timeout`.
@@ -96,6 +104,39 @@ impl Drill {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }
+    }
+
+    /// A recovery that was not yet seen to last as long as its objective asks is watched on, as long as its probe stays good: a drill
+    /// that ends a second too early proves nothing. Before the reverts at the end: what comes back by them is no recovery.
+    pub(super) async fn watch_on(&self) -> Result<(), DrillError> {
+        if self.state().faults.is_empty() {
+            return Ok(());
+        }
+        for recovery in self.plan.objectives.iter().filter_map(|objective| objective.spec.recovery_time.as_ref()) {
+            let Some(probe) = self.plan.probes.get(&recovery.probe) else { continue };
+            // It counts from sending to sending.
+            let wanted = recovery.stable_for.0 + probe.every.0 * 2;
+            let mut board = self.board();
+            let deadline = tokio::time::Instant::now() + wanted + probe.timeout.0;
+            let mut told = false;
+            while !self.abort.is_cancelled()
+                && seen_for(&board.borrow_and_update(), &recovery.probe).is_some_and(|seen| seen < wanted)
+                && tokio::time::Instant::now() < deadline
+            {
+                if !told {
+                    told = true;
+                    let text = format!("watching on: `{}` is good and must be seen to stay so for {}", recovery.probe, recovery.stable_for);
+                    self.record(Event::Note { text }).await?;
+                }
+                tokio::select! {
+                    biased;
+                    () = self.abort.cancelled() => {}
+                    () = self.hurry.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Lets time pass, unless the drill is aborted.

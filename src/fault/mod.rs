@@ -113,6 +113,11 @@ pub enum FaultError {
 }
 
 impl FaultError {
+    /// Whether the API server does not let it be done.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Cluster(error) if error.is_forbidden())
+    }
+
     pub(crate) fn failed(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Failed { what: what.into(), why: why.into() }
     }

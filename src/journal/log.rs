@@ -244,6 +244,21 @@ pub fn read(path: &Path) -> Result<Vec<Record>, JournalError> {
     read_text(&path.display().to_string(), &text)
 }
 
+/// Reads the whole lines of a journal and checks their chain; says whether a last one was cut short, as by a runner's death.
+///
+/// # Errors
+/// As [`read`], but not for such a line.
+pub fn read_whole(path: &Path) -> Result<(Vec<Record>, bool), JournalError> {
+    let bytes = std::fs::read(path).map_err(|e| failed("read", path, e))?;
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let text = std::str::from_utf8(&bytes[..whole]).map_err(|e| JournalError::Line {
+        path: path.display().to_string(),
+        line: 0,
+        detail: format!("not UTF-8: {e}"),
+    })?;
+    Ok((read_text(&path.display().to_string(), text)?, whole < bytes.len()))
+}
+
 /// Reads a journal's text and checks its chain; `name` is for messages.
 ///
 /// # Errors
@@ -315,6 +330,8 @@ mod tests {
         let whole = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("{whole}{{\"seq\":3,\"prev\"")).unwrap();
         assert!(read(&path).is_err());
+        let (records, torn) = read_whole(&path).unwrap();
+        assert_eq!((records.len(), torn), (3, true));
         let (_, records) = Log::reopen(&path).unwrap();
         assert_eq!(records.len(), 3);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);

@@ -15,7 +15,7 @@ mod stop;
 
 pub use event::*;
 pub use handle::{Journal, Listener};
-pub use log::{Log, NO_HASH, Tail, line_hash, read, read_text};
+pub use log::{Log, NO_HASH, Tail, line_hash, read, read_text, read_whole};
 pub use record::{Inbox, InboxItem, RecordStore, StoredRecord, find_record, find_records, record_exists, record_name};
 pub use seen::*;
 pub use stop::{STOP, Stop};

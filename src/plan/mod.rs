@@ -4,13 +4,14 @@
 //! run, resume and revert a drill, so it is the first record of every journal.
 //!
 //! **Architecture invariant:** planning is pure ([`make`] is a function of its [`Inputs`]); only [`snapshot`] and what
-//! calls it ([`recheck`], [`resolve::fresh`]) do I/O, and they only read.
+//! calls it ([`recheck`], [`resolve::fresh`]) do I/O, and they only read; [`may`] asks what is allowed.
 
 mod drift;
 mod expected;
 pub mod guard;
 pub mod kinds;
 mod make;
+pub mod may;
 pub mod rbac;
 mod recheck;
 pub mod render;

@@ -29,6 +29,19 @@ pub(super) fn of(dir: &Path) -> Result<String, ReportError> {
     Ok(text)
 }
 
+/// The files that are no longer as the list says, or gone; those named in `but` are not looked at. Nothing without a list.
+pub(super) fn altered(dir: &Path, but: &[&str]) -> Result<Vec<String>, ReportError> {
+    let path = dir.join(NAME);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(ReportError::io("read", &path, error)),
+    };
+    let lines = text.lines().filter_map(|line| line.split_once("  ")).filter(|(_, name)| !but.contains(name));
+    // A file that cannot be read is not as it was.
+    Ok(lines.filter(|(sum, name)| digest(&dir.join(name)).ok().as_deref() != Some(*sum)).map(|(_, name)| name.to_owned()).collect())
+}
+
 fn collect(dir: &Path, below: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), ReportError> {
     let here = dir.join(below);
     let entries = std::fs::read_dir(&here).map_err(|e| ReportError::io("list", &here, e))?;

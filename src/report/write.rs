@@ -50,6 +50,15 @@ fn help(error: &std::io::Error) -> &'static str {
     }
 }
 
+/// The files of an evidence folder that are no longer as its `SHA256SUMS` has them, or gone: all but the reports, which can be made
+/// again. None when there is no such list (the drill's runner died).
+///
+/// # Errors
+/// The list cannot be read.
+pub fn altered(dir: &Path) -> Result<Vec<String>, ReportError> {
+    sums::altered(dir, &FILES)
+}
+
 /// Makes `report.json`, `junit.xml`, `report.md` and `SHA256SUMS` in the evidence folder from the records alone. Each file
 /// is written beside its place and then moved there, so that a full disk or a lost power never leaves half a report.
 pub fn write(dir: &Path, records: &[Record]) -> Result<(), ReportError> {

@@ -59,7 +59,7 @@ fn recovered(facts: &Facts<'_>, origin: &Origin<'_>, probe: &str) -> Result<Brac
         After::Nothing => Err(format!("`{probe}` gave no sample after the fault")),
         After::NeverBad { .. } => Err(format!("`{probe}` was never bad, so it has no place in the order")),
         After::Down(down) => {
-            Ok(down.recovered(facts).unwrap_or(Bracket { lower: facts.clocks.at(&down.last_bad.last_send).lower, upper: None }))
+            Ok(down.recovered(facts).unwrap_or(Bracket { lower: facts.clocks.at(&down.bad_until.last_send).lower, upper: None }))
         }
     }
 }

@@ -85,7 +85,7 @@ fn was_down(
         Err(why) => return judged.inconclusive(why),
     };
     let clocks = &facts.clocks;
-    let lower = start.latest.map_or(Bracket::UNBOUNDED, |s| clocks.between(&down.last_bad.last_send, s)).lower;
+    let lower = start.latest.map_or(Bracket::UNBOUNDED, |s| clocks.between(&down.bad_until.last_send, s)).lower;
     let recovered = down.back.filter(|_| down.stable);
     let upper = down.latest().and_then(|(end, more)| {
         let (begin, less) = start.earliest?;
@@ -132,6 +132,9 @@ fn was_down(
 /// Why there is no recovery, and yet no proof that the target was missed.
 fn not_back(facts: &Facts<'_>, spec: &RecoveryTime, origin: &Origin<'_>, down: &Down<'_>) -> String {
     let probe = &spec.probe;
+    if !std::ptr::eq(down.bad_until, down.last_bad) {
+        return format!("`{probe}` was bad again after a time in which nobody watched it: it may have recovered and failed again");
+    }
     if down.back.is_some() {
         return format!(
             "`{probe}` was good again, but seen to stay so for {} only; {} are asked for and the drill did not watch that long",
@@ -182,7 +185,7 @@ fn start_of<'a>(facts: &Facts<'a>, spec: &RecoveryTime, origin: &Origin<'a>, dow
 /// the first good one.
 pub(super) fn outage(facts: &Facts<'_>, down: &Down<'_>) -> Option<Bracket> {
     let clocks = &facts.clocks;
-    let lower = clocks.between(&down.last_bad.last_send, &down.first_bad.first_complete).lower;
+    let lower = clocks.between(&down.bad_until.last_send, &down.first_bad.first_complete).lower;
     let upper = down.latest().and_then(|(end, more)| {
         let (begin, less) = down.earliest()?;
         Some(clocks.between(end, begin).upper?.saturating_add(more).saturating_add(less))

@@ -36,6 +36,9 @@ pub(super) struct Down<'a> {
     pub(super) first_bad: &'a ProbeRun,
     /// The run with the last bad sample before recovery.
     pub(super) last_bad: &'a ProbeRun,
+    /// The run after which it may have recovered unseen, if there was a time that nobody watched and a recovery could have lasted in;
+    /// else the last bad one.
+    pub(super) bad_until: &'a ProbeRun,
     /// The first sample of the good phase after it.
     pub(super) back: Option<&'a ProbeRun>,
     /// How long that phase was seen to last.
@@ -48,7 +51,7 @@ impl<'a> Down<'a> {
     /// The instant of recovery on the time line, not before `bad` ended and not after `good` was complete.
     pub(super) fn recovered(&self, facts: &Facts<'_>) -> Option<Bracket> {
         let (latest, more) = self.latest()?;
-        Some(facts.clocks.at(&self.last_bad.last_send).to(facts.clocks.at(latest).plus(more)))
+        Some(facts.clocks.at(&self.bad_until.last_send).to(facts.clocks.at(latest).plus(more)))
     }
 
     /// The latest instant of recovery: a stamp and microseconds to add to it. None when it did not recover.
@@ -136,6 +139,10 @@ impl<'f, 'a> Series<'f, 'a> {
         let beyond = |limit: Option<&Stamp>, run: &ProbeRun| limit.is_some_and(|l| clocks.surely_after(&run.first_send, l));
         let mut walk = Walk::default();
         for run in self.runs.iter().copied() {
+            walk.unwatched |= walk.previous.is_some_and(|previous| !self.adjacent(previous, run));
+            if run.state != ProbeState::Unknown {
+                walk.previous = Some(run);
+            }
             let before = !clocks.maybe_after(&run.last_complete, origin.start);
             match run.state {
                 ProbeState::Unknown => {
@@ -150,6 +157,13 @@ impl<'f, 'a> Series<'f, 'a> {
                     }
                     walk.known = true;
                     walk.first_bad.get_or_insert(run);
+                    if let Some(earlier) = walk.last_bad
+                        && walk.unwatched
+                        && clocks.between(&run.first_complete, &earlier.last_send).upper.is_none_or(|time| time >= stable_for)
+                    {
+                        walk.hidden.get_or_insert(earlier);
+                    }
+                    walk.unwatched = false;
                     (walk.last_bad, walk.phase, walk.broken) = (Some(run), None, false);
                 }
                 ProbeState::Good => {
@@ -181,6 +195,7 @@ impl<'f, 'a> Series<'f, 'a> {
                 last_good: walk.last_good,
                 first_bad,
                 last_bad,
+                bad_until: walk.hidden.unwrap_or(last_bad),
                 back: walk.phase.map(|(first, _)| first),
                 good_for,
                 stable: walk.phase.is_some() && good_for >= stable_for,
@@ -239,6 +254,12 @@ struct Walk<'a> {
     phase: Option<(&'a ProbeRun, &'a ProbeRun)>,
     /// A hole since the last good run.
     broken: bool,
+    /// The run before, of those that say good or bad.
+    previous: Option<&'a ProbeRun>,
+    /// Something is missing since the last bad run.
+    unwatched: bool,
+    /// The last bad run before a time that was not watched and was long enough for a recovery.
+    hidden: Option<&'a ProbeRun>,
     /// The unknown run after the last good one.
     trailing: Option<&'a ProbeRun>,
     /// A bad sample, or a good one that was sent after the fault took effect for certain.

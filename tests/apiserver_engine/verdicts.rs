@@ -61,6 +61,29 @@ async fn a_drill_that_ends_before_recovery_is_never_a_pass() {
     assert!(!came_to.contains("\"met\""), "{came_to}");
 }
 
+/// The steps are over as soon as it is good again; its objective asks for more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_is_watched_for_as_long_as_its_objective_asks() {
+    let Some((shop, _answers)) = shop("a_recovery_is_watched_for_as_long_as_its_objective_asks").await else { return };
+    let spec = json!({
+        "steps": [
+            {"name": "kill", "inject": {"podKill": {"target": "one-api"}}},
+            {"waitFor": {"probe": "api", "state": "good", "for": "100ms", "timeout": "60s"}},
+        ],
+        "objectives": [{"recoveryTime": {"probe": "api", "after": "kill", "within": "50s", "stableFor": "3s"}}],
+    });
+    let out = shop.world.dir.path().join("watched");
+    let ended = shop.run(&scenario(&shop, "watched", spec), &out, LEASE * 3).end().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    let notes: Vec<String> = records(&out).iter().filter_map(|r| Some(r["event"]["note"]["text"].as_str()?.to_owned())).collect();
+    assert_eq!(
+        notes.iter().filter(|n| n.starts_with("watching on: `api` is good and must be seen to stay so for 3s")).count(),
+        1,
+        "{notes:?}"
+    );
+    shop.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_recovery_passes_every_time() {
     let _answers = ANSWERS.read().await;

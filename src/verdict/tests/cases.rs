@@ -509,3 +509,28 @@ fn no_time_is_measured_from_one_machines_clock_to_anothers() {
         }
     }
 }
+
+#[test]
+fn a_time_that_nobody_watched_between_two_bad_ones_may_hide_a_recovery() {
+    for (bad_again, lower, outcome) in [(20_000, 2_000, Outcome::Inconclusive), (6_000, 30_000, Outcome::Missed)] {
+        let mut j = Tape::new();
+        j.rto(3_000, 5_000);
+        j.run("web", Good, 0, 900, RunEnd::Cut);
+        j.break_it(1_000, 1_020);
+        j.run("web", Good, 1_000, 1_000, RunEnd::Change);
+        j.run("web", Bad, 1_100, 2_000, RunEnd::Hole);
+        j.run("web", Bad, bad_again, 30_000, RunEnd::End);
+        j.steps_ended(31_000);
+        j.revert(32_000, RevertResult::Reverted);
+        j.end(40_000);
+        let o = j.judge().objectives.remove(0);
+        assert_eq!(
+            (o.outcome, o.measured),
+            (outcome, Some(Bracket { lower: Some(lower * 1_000 - 1_020_000), upper: None })),
+            "{}",
+            o.reason
+        );
+        // Five seconds could not have passed unseen in the shorter one.
+        assert_eq!(o.reason.contains("in which nobody watched it"), outcome == Outcome::Inconclusive, "{}", o.reason);
+    }
+}

@@ -1,0 +1,114 @@
+//! What of its permissions somebody really has: asked of the API server before anything is changed, so that a drill does not stop
+//! half-way at a refusal that could have been known.
+
+use futures::{StreamExt as _, stream};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use kube::api::PostParams;
+
+use super::Permission;
+use crate::cluster::Cluster;
+
+/// How many questions are asked at a time.
+const AT_ONCE: usize = 8;
+
+/// What is missing, a line each: `patch deployments.apps shop/web`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// The API server says no.
+    pub denied: Vec<String>,
+    /// It could not be asked; with the reason.
+    pub unknown: Vec<String>,
+}
+
+/// Which of these permissions the user of this connection lacks.
+pub async fn missing(cluster: &Cluster, permissions: &[Permission]) -> Missing {
+    let questions: Vec<ResourceAttributes> = permissions.iter().flat_map(questions).collect();
+    let mut answers = stream::iter(questions.into_iter().map(|question| async move {
+        let called = called(&question);
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(question), ..SelfSubjectAccessReviewSpec::default() };
+        let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+        let asked = cluster.cluster_api::<SelfSubjectAccessReview>();
+        match cluster.call(format!("ask whether it may {called}"), asked.create(&PostParams::default(), &review)).await {
+            Ok(answer) if answer.status.as_ref().is_some_and(|s| s.allowed) => None,
+            Ok(_) => Some(Ok(called)),
+            Err(error) => Some(Err(format!("{called} ({error})"))),
+        }
+    }))
+    .buffered(AT_ONCE);
+    let mut missing = Missing::default();
+    while let Some(answer) = answers.next().await {
+        match answer {
+            None => {}
+            Some(Ok(denied)) => missing.denied.push(denied),
+            Some(Err(unknown)) => missing.unknown.push(unknown),
+        }
+    }
+    missing
+}
+
+/// The single questions of a rule: one a verb and name.
+fn questions(rule: &Permission) -> Vec<ResourceAttributes> {
+    let (resource, subresource) = rule.resource.split_once('/').map_or((rule.resource.as_str(), None), |(r, s)| (r, Some(s)));
+    let names: Vec<Option<&String>> = if rule.names.is_empty() { vec![None] } else { rule.names.iter().map(Some).collect() };
+    let each = rule.verbs.iter().flat_map(|verb| names.iter().map(move |name| (verb, *name)));
+    each.map(|(verb, name)| ResourceAttributes {
+        namespace: rule.namespace.clone(),
+        group: Some(rule.group.clone()),
+        resource: Some(resource.to_owned()),
+        subresource: subresource.map(str::to_owned),
+        verb: Some(verb.clone()),
+        name: name.cloned(),
+        ..ResourceAttributes::default()
+    })
+    .collect()
+}
+
+/// `patch cronjobs.batch shop/backup`.
+fn called(question: &ResourceAttributes) -> String {
+    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+    let mut called = format!("{} {}", text(&question.verb), text(&question.resource));
+    for (mark, part) in [("/", &question.subresource), (".", &question.group)] {
+        if let Some(part) = part.as_ref().filter(|part| !part.is_empty()) {
+            called += &format!("{mark}{part}");
+        }
+    }
+    match (&question.namespace, &question.name) {
+        (Some(namespace), Some(name)) => called += &format!(" {namespace}/{name}"),
+        (Some(namespace), None) => called += &format!(" in {namespace}"),
+        (None, Some(name)) => called += &format!(" {name}"),
+        (None, None) => {}
+    }
+    called
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verb_and_name_of_a_rule_is_asked_for() {
+        let rule = Permission {
+            namespace: Some("shop".to_owned()),
+            group: "apps".to_owned(),
+            resource: "deployments".to_owned(),
+            verbs: vec!["get".to_owned(), "patch".to_owned()],
+            names: vec!["a".to_owned(), "b".to_owned()],
+            because: String::new(),
+        };
+        let asked: Vec<String> = questions(&rule).iter().map(called).collect();
+        assert_eq!(
+            asked,
+            [
+                "get deployments.apps shop/a",
+                "get deployments.apps shop/b",
+                "patch deployments.apps shop/a",
+                "patch deployments.apps shop/b"
+            ]
+        );
+        let exec =
+            Permission { group: String::new(), resource: "pods/exec".to_owned(), verbs: vec!["create".to_owned()], names: vec![], ..rule };
+        let asked = questions(&exec);
+        assert_eq!((asked[0].resource.as_deref(), asked[0].subresource.as_deref()), (Some("pods"), Some("exec")));
+        assert_eq!(called(&asked[0]), "create pods/exec in shop");
+    }
+}
