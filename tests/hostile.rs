@@ -63,7 +63,14 @@ fn bombs_of_aliases() {
         bomb.push_str(&format!("a{i}: &a{i} [{aliases}]\n"));
     }
     assert!(refused("a billion laughs", &bomb).contains("more than 50000 values"));
-    refused("an alias of itself", &format!("{HEAD}spec: &a {{b: *a}}"));
+    // One that goes over the budget while it is anchored, not while it is used.
+    let mut slow = String::from("a0: &a0 x\n");
+    for (i, items) in [10, 9, 8, 7, 6, 6].iter().enumerate() {
+        slow.push_str(&format!("a{}: &a{} [{}]\n", i + 1, i + 1, vec![format!("*a{i}"); *items].join(", ")));
+    }
+    let shown = refused("a slow bomb", &format!("{slow}b: [*a6]\n"));
+    assert!(shown.contains("more than 50000 values") && !shown.contains("holds the alias itself"), "{shown}");
+    assert!(refused("an alias of itself", &format!("{HEAD}spec: &a {{b: *a}}")).contains("holds the alias itself"));
     refused("an alias of itself in a list", "&a [*a, *a]");
     let merges: String = (0..2_000).map(|i| format!("m{i}: &m{i}\n  <<: *m{}\n  k{i}: 1\n", i.max(1) - 1)).collect();
     refused("merges of merges", &merges);
@@ -138,8 +145,48 @@ fn windows_files_are_read() {
         let wrong = check_text("x", &text.replace("probe: p", "probe: q"), &[]);
         assert_eq!(wrong.diagnostics[0].line(), "x:8:39: mistake: probe `q` does not exist: did you mean `p`?");
     }
+    // The lines' numbers in the snippet are those of the place.
+    for line in 1..=4 {
+        let mut lines = ["a: 1", "b: 2", "c: 3", "d: 4"].map(str::to_owned);
+        lines[line - 1].insert_str(0, "@");
+        let [unix, windows] = ["\n", "\r\n"].map(|end| render(&check_text("x", &lines.join(end), &[]).diagnostics, false));
+        assert_eq!(unix, windows);
+        assert!(windows.contains(&format!("x:{line}:1: mistake")) && windows.contains(&format!("\n {line} | @")), "{windows}");
+    }
     let first = check_text("x", "\u{feff}kind: Scenario\r\n", &[]);
     assert_eq!(first.diagnostics[0].span.map(|s| (s.line, s.column)), Some((1, 1)));
+}
+
+/// No control character of a file reaches a terminal, and what is pointed at stays the same.
+#[test]
+fn control_characters_are_shown_and_not_sent() {
+    let hostile = ['\u{1b}', '\u{7}', '\u{8}', '\r', '\u{7f}', '\u{9b}', '\u{85}', '\u{202e}', '\u{2066}', '\u{2028}'];
+    let at = |text: &str| {
+        let checked = check_text("x", text, &[]);
+        render(&checked.diagnostics, false)
+    };
+    for c in hostile {
+        let comment = format!("{HEAD}spec: {{summary: x, nope: 1}} # {c}[2Jx\n");
+        let quoted = format!("{HEAD}spec: {{summary: \"x{c}{c}y\", nope: 1}}\n");
+        let key = format!("{HEAD}spec: {{\"a{c}b\": 1}}\n");
+        let file = format!("{HEAD}spec: {{summary: x, steps: [{{runbook: {{file: \"a{}b\"}}}}]}}\n", c.escape_unicode());
+        for text in [&comment, &quoted, &key, &file, &format!("a\n{c}\0")] {
+            let shown = at(text);
+            assert!(!shown.contains('\0') && !shown.contains(hostile), "{shown:?}");
+        }
+    }
+    // As many columns as the file has characters: the marks stand where they stand without them, before and behind.
+    let marks = |inside: &str| -> Vec<String> {
+        let text = format!("{HEAD}spec: {{summary: \"{inside}\", nope: \"{inside}\", summary: \"{inside}\"}}\n");
+        at(&text).lines().filter(|line| line.contains('^')).map(str::to_owned).collect()
+    };
+    assert!(marks("xyz").len() >= 3);
+    assert_eq!(marks("\u{202e}\u{85}\u{2066}"), marks("xyz"));
+    let shown = at(&format!("{HEAD}spec: {{summary: \"xy\u{1b}z\"}}\n"));
+    let column = |of: char| shown.lines().find_map(|line| line.chars().position(|c| c == of));
+    assert!(shown.contains("x:4:20: mistake") && column('\u{241b}').is_some(), "{shown}");
+    assert_eq!(column('^'), column('\u{241b}'), "{shown}");
+    assert!(at("a: 1\nb: \0\n").contains('\u{2400}'));
 }
 
 #[test]

@@ -30,6 +30,16 @@ pub struct Source {
     name: String,
     text: String,
     line_starts: Vec<usize>,
+    /// What snippets are cut from, when the text itself must not reach a terminal.
+    shown: Option<Box<Shown>>,
+}
+
+/// A text whose control characters are replaced by visible ones, one by one, so that columns stay.
+#[derive(PartialEq, Eq)]
+struct Shown {
+    source: Source,
+    /// Of each replaced character: the offset behind it in the text, and how many bytes longer all was until there.
+    longer: Vec<(usize, usize)>,
 }
 
 impl fmt::Debug for Source {
@@ -41,8 +51,31 @@ impl fmt::Debug for Source {
 impl Source {
     /// A file's text under the name it is shown by.
     pub fn new(name: &str, text: &str) -> Arc<Self> {
+        let name = escaped(name);
+        let mut source = Self::plain(&name, text.to_owned());
+        source.shown = shown(&name, text).map(Box::new);
+        Arc::new(source)
+    }
+
+    fn plain(name: &str, text: String) -> Self {
         let line_starts = std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1)).collect();
-        Arc::new(Self { name: name.to_owned(), text: text.to_owned(), line_starts })
+        Self { name: name.to_owned(), text, line_starts, shown: None }
+    }
+
+    /// What snippets are cut from.
+    fn shown(&self) -> &Self {
+        self.shown.as_deref().map_or(self, |shown| &shown.source)
+    }
+
+    /// Where a place is in [`Self::shown`]: offset and length.
+    fn shown_at(&self, span: Span) -> (usize, usize) {
+        let at = |offset: usize| {
+            let longer = self.shown.as_deref().map_or(&[][..], |shown| &shown.longer);
+            let replaced = longer.partition_point(|(end, _)| *end <= offset);
+            offset + replaced.checked_sub(1).and_then(|last| longer.get(last)).map_or(0, |(_, more)| *more)
+        };
+        let start = at(span.offset);
+        (start, at(span.offset + span.len) - start)
     }
 
     /// The name it is shown by.
@@ -59,14 +92,18 @@ impl Source {
     fn line_of(&self, offset: usize) -> (usize, usize, usize) {
         let line = self.line_starts.partition_point(|start| *start <= offset).saturating_sub(1);
         let start = self.line_starts.get(line).copied().unwrap_or(0);
-        let end = self.line_starts.get(line + 1).map_or(self.text.len(), |next| next - 1);
-        (line, start, end.max(start))
+        let end = self.line_starts.get(line + 1).map_or(self.text.len(), |next| next - 1).max(start);
+        // Windows ends lines with two characters. With half a line break at its end, miette numbers a snippet's lines wrongly.
+        let end = if self.text.get(start..end).is_some_and(|line| line.ends_with('\r')) { end - 1 } else { end };
+        (line, start, end)
     }
 
     /// A place from byte offsets, cut to its first line.
     pub fn span(&self, start: usize, end: usize) -> Span {
         let start = floor_boundary(&self.text, start);
         let (line, line_start, line_end) = self.line_of(start);
+        // The place of a line break is the end of its line, however many characters it has.
+        let start = start.min(line_end);
         let before = self.text.get(line_start..start).unwrap_or("");
         // A byte order mark is no character a person sees.
         let column = before.trim_start_matches('\u{feff}').chars().count() + 1;
@@ -74,6 +111,43 @@ impl Source {
         let shown = self.text.get(start..end).unwrap_or("").trim_end();
         Span { offset: start, len: shown.len(), line: line + 1, column }
     }
+}
+
+/// A text as snippets show it; none when it can be shown as it is.
+fn shown(name: &str, text: &str) -> Option<Shown> {
+    if !text.chars().any(|c| visible(c).is_some()) {
+        return None;
+    }
+    let mut out = String::with_capacity(text.len() + 64);
+    let mut longer = Vec::new();
+    for (at, c) in text.char_indices() {
+        let end = at + c.len_utf8();
+        let line_break = c == '\r' && text[end..].starts_with('\n');
+        match visible(c).filter(|_| !line_break) {
+            None => out.push(c),
+            Some(instead) => {
+                out.push(instead);
+                longer.push((end, out.len() - end));
+            }
+        }
+    }
+    Some(Shown { source: Source::plain(name, out), longer })
+}
+
+/// What stands in a snippet for a character that would change what a terminal shows beside it.
+fn visible(c: char) -> Option<char> {
+    match c {
+        '\t' | '\n' => None,
+        '\0'..='\u{1f}' => char::from_u32(0x2400 + u32::from(c)),
+        '\u{7f}' => Some('\u{2421}'),
+        c if is_hidden(c) => Some(char::REPLACEMENT_CHARACTER),
+        _ => None,
+    }
+}
+
+/// Control characters, and those that change lines or the direction of writing.
+fn is_hidden(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn floor_boundary(text: &str, at: usize) -> usize {
@@ -162,12 +236,15 @@ impl miette::Diagnostic for Diagnostic {
         self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.span.map(|_| &*self.source as &dyn SourceCode)
+        self.span.map(|_| self.source.shown() as &dyn SourceCode)
     }
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let main = self.span?;
-        let main = LabeledSpan::new_primary_with_span((!self.also.is_empty()).then(|| "here".to_owned()), (main.offset, main.len));
-        let also = self.also.iter().map(|(span, word)| LabeledSpan::new(Some(word.clone()), span.offset, span.len));
+        let main = LabeledSpan::new_primary_with_span((!self.also.is_empty()).then(|| "here".to_owned()), self.source.shown_at(main));
+        let also = self.also.iter().map(|(span, word)| {
+            let (offset, len) = self.source.shown_at(*span);
+            LabeledSpan::new(Some(word.clone()), offset, len)
+        });
         Some(Box::new(std::iter::once(main).chain(also)))
     }
 }
@@ -221,8 +298,9 @@ impl miette::Diagnostic for Problems {
 }
 
 /// `1 mistake`, `2 mistakes`.
-pub(crate) fn counted(n: usize, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+pub(crate) fn counted(n: impl fmt::Display, what: &str) -> String {
+    let n = n.to_string();
+    if n == "1" { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 /// Shows diagnostics as text. Without `color`: plain ASCII, one line `FILE:LINE:COLUMN: …` ahead of each, stable.
@@ -291,7 +369,14 @@ impl Gather {
             self.more += 1;
             return Added(None);
         }
-        self.list.push(Diagnostic { severity, span, message, help: None, also: Vec::new(), source: Arc::clone(&self.source) });
+        self.list.push(Diagnostic {
+            severity,
+            span,
+            message: escaped(&message),
+            help: None,
+            also: Vec::new(),
+            source: Arc::clone(&self.source),
+        });
         Added(self.list.last_mut())
     }
 
@@ -334,9 +419,10 @@ pub(crate) struct Added<'a>(Option<&'a mut Diagnostic>);
 impl Added<'_> {
     pub(crate) fn help(self, help: impl Into<String>) -> Self {
         let Self(Some(diagnostic)) = self else { return self };
+        let help = escaped(&help.into());
         diagnostic.help = Some(match diagnostic.help.take() {
-            Some(before) => format!("{before}; {}", help.into()),
-            None => help.into(),
+            Some(before) => format!("{before}; {help}"),
+            None => help,
         });
         Self(Some(diagnostic))
     }
@@ -348,7 +434,7 @@ impl Added<'_> {
     }
     pub(crate) fn also(self, span: Span, word: impl Into<String>) -> Self {
         let Self(Some(diagnostic)) = self else { return self };
-        diagnostic.also.push((span, word.into()));
+        diagnostic.also.push((span, escaped(&word.into())));
         Self(Some(diagnostic))
     }
 }
@@ -384,9 +470,14 @@ pub(crate) fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 
 /// A text short enough for a message, without control characters.
 pub(crate) fn clip(text: &str) -> String {
-    let mut out: String = text.chars().take(60).flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
+    let mut out: String = text.chars().take(60).flat_map(|c| if is_hidden(c) { c.escape_default().collect() } else { vec![c] }).collect();
     if text.chars().nth(60).is_some() {
         out.push('…');
     }
     out
+}
+
+/// A message without control characters, whatever was put into it. Its lines stay.
+pub(crate) fn escaped(text: &str) -> String {
+    text.chars().flat_map(|c| if c != '\n' && is_hidden(c) { c.escape_default().collect() } else { vec![c] }).collect()
 }

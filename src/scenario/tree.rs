@@ -171,6 +171,10 @@ enum Anchored {
         size: usize,
         height: usize,
     },
+    /// More than the budget had room for: an alias to it goes over it.
+    TooLarge {
+        size: usize,
+    },
 }
 
 /// Why reading stops.
@@ -341,6 +345,7 @@ impl Builder<'_> {
     fn alias(&mut self, id: usize, span: Span) -> Result<(), Stop> {
         let (size, height) = match self.anchors.get(&id) {
             Some(Anchored::Done { size, height, .. }) => (*size, *height),
+            Some(Anchored::TooLarge { size }) => (*size, 0),
             _ => {
                 self.gather.mistake(span, "alias to something that holds the alias itself").help("that would never end");
                 self.done(wrong(span), 0, 1, 0);
@@ -377,9 +382,15 @@ impl Builder<'_> {
 
     /// Puts a finished node where it belongs.
     fn done(&mut self, node: Node, anchor: usize, size: usize, height: usize) {
-        if anchor != 0 && self.nodes.saturating_add(size) <= MAX_NODES {
-            self.nodes += size;
-            self.anchors.insert(anchor, Anchored::Done { node: node.clone(), size, height });
+        if anchor != 0 {
+            // What is kept for aliases is counted too; what is not kept could not be used any more, as the count never shrinks.
+            let anchored = if self.nodes.saturating_add(size) <= MAX_NODES {
+                self.nodes += size;
+                Anchored::Done { node: node.clone(), size, height }
+            } else {
+                Anchored::TooLarge { size }
+            };
+            self.anchors.insert(anchor, anchored);
         }
         let Some(open) = self.stack.last_mut() else {
             self.root = Some(node);
