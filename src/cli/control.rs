@@ -3,6 +3,7 @@
 
 use super::{
     common::{self, CliError, Output},
+    out,
     run::{How, finish, keep, whoami},
     stop::refuse_when_stopped,
 };
@@ -155,10 +156,10 @@ pub(crate) async fn abort(args: AbortArgs) -> Exit {
         let item = InboxItem { by: whoami(), action: "abort".to_owned(), remark: args.reason.clone() };
         let inbox = Inbox::new(cluster.client.clone(), &args.place.namespace, &stored.drill);
         inbox.leave("abort", &item).await.map_err(|e| CliError::Refused(e.to_string()))?;
-        println!(
+        out::line(format_args!(
             "asked {} to abort and revert; follow it with `firedrill status {}`. If its runner is gone: firedrill revert {}",
             stored.drill, stored.drill, stored.drill
-        );
+        ));
         Ok(Exit::Passed)
     };
     leave.await.unwrap_or_else(|error: CliError| common::report_error(&error))
@@ -188,7 +189,7 @@ pub(crate) async fn ack(args: AckArgs) -> Exit {
         let item = InboxItem { by: whoami(), action: action.as_str().to_owned(), remark: args.remark.clone() };
         let inbox = Inbox::new(cluster.client.clone(), &args.place.namespace, &stored.drill);
         inbox.leave(&ack_key(&args.step), &item).await.map_err(|e| CliError::Refused(e.to_string()))?;
-        println!("told {}: step {} {}", stored.drill, args.step, action.as_str());
+        out::line(format_args!("told {}: step {} {}", stored.drill, args.step, action.as_str()));
         Ok(Exit::Passed)
     };
     leave.await.unwrap_or_else(|error: CliError| common::report_error(&error))
@@ -242,13 +243,13 @@ pub(crate) async fn list(args: ListArgs) -> Exit {
         let (_, records) = connect(&args.place).await?;
         let all = records.iter().map(|r| Ok(summary(r, &replay(r)?))).collect::<Result<Vec<_>, CliError>>()?;
         if args.output == Output::Json {
-            println!("{}", serde_json::to_string_pretty(&all).unwrap_or_default());
+            out::line(serde_json::to_string_pretty(&all).unwrap_or_default());
         } else if all.is_empty() {
-            println!("no drill is running or left behind");
+            out::line("no drill is running or left behind");
         } else {
             for drill in &all {
                 let text = |key: &str| drill[key].as_str().unwrap_or_default().to_owned();
-                println!("{}  {}  {}  {}", text("drill"), text("started"), text("by"), text("phase"));
+                out::line(format_args!("{}  {}  {}  {}", text("drill"), text("started"), text("by"), text("phase")));
             }
         }
         Ok(Exit::Passed)
@@ -264,17 +265,17 @@ pub(crate) async fn status(args: StatusArgs) -> Exit {
         let state = replay(&stored)?;
         let summary = summary(&stored, &state);
         if args.output == Output::Json {
-            println!("{}", serde_json::to_string_pretty(&summary).unwrap_or_default());
+            out::line(serde_json::to_string_pretty(&summary).unwrap_or_default());
             return Ok(Exit::Passed);
         }
-        println!("{}: {}", stored.drill, phase(&state));
+        out::line(format_args!("{}: {}", stored.drill, phase(&state)));
         for step in state.plan.iter().flat_map(|plan| plan.leaf_steps().into_iter().cloned().collect::<Vec<_>>()) {
             let now = match state.steps.get(&step.path) {
                 None => "to come".to_owned(),
                 Some(StepState::Running { start }) => format!("running since {}", start.utc()),
                 Some(StepState::Ended { outcome, end, .. }) => format!("{outcome:?} at {}", end.utc()).to_lowercase(),
             };
-            println!("  step {:<5} {:<40} {now}", step.path, step.title);
+            out::line(format_args!("  step {:<5} {:<40} {now}", step.path, step.title));
         }
         for fault in state.faults.values() {
             let objects: Vec<String> = fault.objects.iter().map(ToString::to_string).collect();
@@ -285,7 +286,7 @@ pub(crate) async fn status(args: StatusArgs) -> Exit {
             } else {
                 "not yet undone"
             };
-            println!("  fault of step {}: {now}: {}", fault.step, objects.join(", "));
+            out::line(format_args!("  fault of step {}: {now}: {}", fault.step, objects.join(", ")));
         }
         Ok(Exit::Passed)
     };

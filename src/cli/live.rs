@@ -180,8 +180,7 @@ impl View {
             Mode::Quiet => {}
             Mode::Json => {
                 if let Ok(text) = serde_json::to_string(record) {
-                    // Nobody reads it any more when this fails; the journal has it.
-                    let _ = writeln!(std::io::stdout().lock(), "{text}");
+                    super::out::line(text);
                 }
             }
             Mode::Plain | Mode::Terminal => {

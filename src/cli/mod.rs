@@ -1,10 +1,14 @@
 //! Arguments, wiring, exit codes. Parses and wires, and decides nothing.
 
+// It panics where nothing can be written: `out` remembers it instead.
+#![warn(clippy::print_stdout)]
+
 mod agent;
 pub(crate) mod common;
 mod control;
 mod live;
 mod log;
+mod out;
 mod plan;
 mod report;
 mod run;
@@ -49,13 +53,18 @@ enum Command {
 /// The whole program: parses the arguments, runs the command, maps its end to an exit code.
 pub fn main() -> ExitCode {
     match Cli::try_parse() {
-        Ok(cli) => run(cli.command).into(),
+        Ok(cli) => {
+            // As with reports that could not be written: the drill was performed, and its evidence is whole.
+            let drill = matches!(cli.command, Command::Run(_) | Command::Resume(_) | Command::Revert(_));
+            out::end(run(cli.command), if drill { Exit::Inconclusive } else { Exit::Usage }).into()
+        }
         Err(error) => {
             // Help and version are asked for and go to standard output with 0; everything else is wrong usage.
             let code = if error.use_stderr() { Exit::Usage } else { Exit::Passed };
-            // A closed pipe is all that can go wrong here, and then nobody reads it.
-            let _ = error.print();
-            code.into()
+            if let Err(unwritten) = error.print().and_then(|()| std::io::Write::flush(&mut std::io::stdout())) {
+                out::failed(unwritten);
+            }
+            out::end(code, Exit::Usage).into()
         }
     }
 }

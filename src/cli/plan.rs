@@ -1,10 +1,13 @@
 //! `firedrill plan FILE`: what a drill would do, read-only.
 
-use std::{io::Write as _, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
-use super::common::{self, CliError, DrillArgs, Output};
+use super::{
+    common::{self, CliError, DrillArgs, Output},
+    out,
+};
 use crate::{
     exit::Exit,
     plan::{rbac, render},
@@ -51,7 +54,6 @@ async fn plan(args: &PlanArgs) -> Result<(), CliError> {
         (false, Output::Json) => json,
         (false, Output::Text) => render::render_with(plan, common::width(), common::color_stdout()) + "\n",
     };
-    // A closed pipe is all that can go wrong here, and then nobody reads it.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    out::print(&text);
     Ok(())
 }

@@ -1,14 +1,17 @@
 //! `firedrill report FOLDER`: the reports again, or what would have been with other targets.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::IsTerminal as _,
     path::{Path, PathBuf},
 };
 
 use clap::Args;
 use indexmap::IndexMap;
 
-use super::common::Output;
+use super::{
+    common::{self, Output},
+    out,
+};
 use crate::{
     exit::Exit,
     journal::{self, Event, Record},
@@ -71,18 +74,15 @@ fn try_run(args: &ReportArgs) -> Result<Exit, String> {
         None if what_if => {}
         None => report::write(&args.folder, &records).map_err(line_and_help)?,
     }
-    let mut out = std::io::stdout().lock();
     let text = match args.output {
         Output::Json => report::json(&records).unwrap_or_default(),
         Output::Text => {
             let sets: Vec<_> = args.sets.iter().map(|(name, value)| format!("{name}={value}")).collect();
             let head = if what_if { format!("WHAT IF {} (the evidence is unchanged)\n", sets.join(" ")) } else { String::new() };
-            let color = out.is_terminal() && super::set::color();
-            head + &report::terminal(&records, super::common::width(), color)
+            head + &report::terminal(&records, common::width(), common::color_stdout())
         }
     };
-    // A closed pipe is all that can go wrong here, and then nobody reads it; the exit code says the same.
-    let _ = out.write_all(text.as_bytes());
+    out::print(&text);
     Ok(report::exit(&judge(&records)))
 }
 

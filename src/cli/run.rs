@@ -11,6 +11,7 @@ use tokio::{io::AsyncBufReadExt as _, sync::mpsc};
 use super::{
     common::{self, CliError, DrillArgs},
     live::{Live, Mode},
+    out,
     stop::refuse_when_stopped,
 };
 use crate::{
@@ -220,8 +221,8 @@ pub(crate) async fn finish(drill: Arc<Drill>, how: &How) -> Exit {
             records.extend(end.unwritten);
             let exit = report::exit(&verdict::judge(&records));
             if how.log_format == "text" {
-                println!("{}", report::terminal(&records, common::width(), common::color_stdout()));
-                println!("evidence: {}\njournal head: {}", dir.display(), end.head);
+                out::line(report::terminal(&records, common::width(), common::color_stdout()));
+                out::line(format_args!("evidence: {}\njournal head: {}", dir.display(), end.head));
             }
             match report::write(&dir, &records) {
                 Ok(()) if whole => exit,

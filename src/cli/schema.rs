@@ -1,9 +1,8 @@
 //! `firedrill schema`: JSON Schema of the language, for editors.
 
-use std::io::Write;
-
 use clap::{Args, ValueEnum};
 
+use super::out;
 use crate::{exit::Exit, scenario::schema::Document};
 
 /// Print the JSON Schema (draft 2020-12) of scenarios or environments, for editors.
@@ -29,7 +28,6 @@ pub(crate) fn run(args: &SchemaArgs) -> Exit {
         Kind::Scenario => Document::Scenario,
         Kind::Environment => Document::Environment,
     };
-    // A closed pipe is all that can go wrong here, and then nobody reads it.
-    let _ = writeln!(std::io::stdout().lock(), "{:#}", document.schema());
+    out::line(format_args!("{:#}", document.schema()));
     Exit::Passed
 }

@@ -3,6 +3,7 @@
 use super::{
     common::{self, CliError},
     control::{Where, connect},
+    out,
     run::whoami,
 };
 use crate::{
@@ -48,13 +49,13 @@ async fn perform(args: &StopArgs) -> Result<Exit, CliError> {
     let refused = |error: &dyn std::fmt::Display| CliError::Refused(error.to_string());
     if args.lift {
         let was = Stop::lift(&cluster.client, namespace).await.map_err(|e| refused(&e))?;
-        println!("{}", if was { "drills may run again" } else { "drills were not stopped" });
+        out::line(if was { "drills may run again" } else { "drills were not stopped" });
         return Ok(Exit::Passed);
     }
     pods::ensure_namespace(&cluster, namespace).await.map_err(|e| refused(&e))?;
     let stop = Stop { by: whoami(), reason: args.reason.clone() };
     stop.set(&cluster.client, namespace).await.map_err(|e| refused(&e))?;
-    println!("{}", told(&records, &args.place.namespace));
+    out::line(told(&records, &args.place.namespace));
     Ok(Exit::Passed)
 }
 

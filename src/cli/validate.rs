@@ -1,19 +1,19 @@
 //! `firedrill validate FILE…`: everything that is wrong with scenarios and environments, at once.
 
-use std::{
-    io::{IsTerminal, Write},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
 
-use super::common::Output;
+use super::{
+    common::{self, Output},
+    out,
+};
 use crate::{
     exit::Exit,
     scenario::{
         Diagnostic, Severity, check_file,
-        diag::{counted, render},
+        diag::{counted, escaped, render},
     },
 };
 
@@ -35,8 +35,7 @@ pub(crate) struct ValidateArgs {
 pub(crate) fn run(args: &ValidateArgs) -> Exit {
     let mut wrong = false;
     let mut files = Vec::new();
-    let out = std::io::stdout();
-    let color = out.is_terminal() && super::set::color();
+    let color = common::color_stdout();
     for path in &args.files {
         let name = path.display().to_string();
         let checked = check_file(path, &args.sets);
@@ -53,17 +52,17 @@ pub(crate) fn run(args: &ValidateArgs) -> Exit {
             }));
             continue;
         }
+        let name = escaped(&name);
         let mut text = render(&checked.diagnostics, color);
         text.push_str(&match (mistakes, warnings) {
             (0, 0) => format!("{name}: ok\n"),
             (0, _) => format!("{name}: ok, {}\n", counted(warnings, "warning")),
             _ => format!("{}, {} in {name}\n", counted(mistakes, "mistake"), counted(warnings, "warning")),
         });
-        // A closed pipe is all that can go wrong here, and then nobody reads it; the exit code says the same.
-        let _ = out.lock().write_all(text.as_bytes());
+        out::print(&text);
     }
     if args.output == Output::Json {
-        let _ = writeln!(out.lock(), "{:#}", json!({ "files": files }));
+        out::line(format_args!("{:#}", json!({ "files": files })));
     }
     if wrong { Exit::Usage } else { Exit::Passed }
 }
