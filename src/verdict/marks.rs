@@ -56,7 +56,7 @@ pub enum MarkKind {
     /// A probe had been good for as long as it must be.
     Stable,
     /// A fault was proven to be gone.
-    FailedBack,
+    FaultGone,
 }
 
 impl std::fmt::Display for MarkKind {
@@ -73,7 +73,7 @@ impl std::fmt::Display for MarkKind {
             Self::Recovered => "recovered",
             Self::Verified => "verified",
             Self::Stable => "stable",
-            Self::FailedBack => "failed back",
+            Self::FaultGone => "fault gone",
         })
     }
 }
@@ -107,7 +107,7 @@ fn faults(facts: &Facts<'_>, marks: &mut Vec<Mark>) {
         }
         if let Some((gone, proof)) = fault.gone {
             let from = fault.revert.map_or(Bracket::UNBOUNDED, |(begun, ..)| at(begun));
-            marks.push(mark(MarkKind::FailedBack, &title, from.to(at(gone)), proof));
+            marks.push(mark(MarkKind::FaultGone, &title, from.to(at(gone)), proof));
         }
     }
 }

@@ -48,7 +48,7 @@ fn a_healthy_drill_passes_with_the_brackets_of_the_design() {
     assert_eq!(mark(MarkKind::OutageBegan), Some(Bracket::new(1_000_000, 1_110_000)));
     assert_eq!(mark(MarkKind::Recovered), Some(Bracket::new(3_500_000, 3_610_000)));
     assert_eq!(mark(MarkKind::Stable), Some(Bracket::new(8_500_000, 8_610_000)));
-    assert_eq!(mark(MarkKind::FailedBack), Some(Bracket::new(11_000_000, 11_040_000)));
+    assert_eq!(mark(MarkKind::FaultGone), Some(Bracket::new(11_000_000, 11_040_000)));
 }
 
 #[test]
