@@ -8,7 +8,7 @@ use kube::core::{Expression, Selector};
 
 /// Why a text is not a selector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a label selector: {why} at character {}", at + 1)]
+#[error("`{text}` is not a label selector: {why}{}", place(text, *at))]
 pub struct SelectorError {
     /// The text.
     pub text: String,
@@ -16,6 +16,14 @@ pub struct SelectorError {
     pub why: String,
     /// Where, in bytes from the start of the text.
     pub at: usize,
+}
+
+/// Where it is wrong, for a message. An empty text has no place.
+fn place(text: &str, at: usize) -> String {
+    if text.trim().is_empty() {
+        return String::new();
+    }
+    format!(" at character {}", text.get(..at).map_or(0, |before| before.chars().count()) + 1)
 }
 
 /// Reads a selector in kubectl's syntax: comma-separated `key`, `!key`, `key=value`, `key==value`, `key!=value`,
@@ -215,6 +223,7 @@ mod tests {
                 Err(error) => {
                     assert!(error.why.contains(why) && error.at == at, "{text}: {error}");
                     assert!(error.to_string().contains(text.trim()));
+                    assert_eq!(error.to_string().contains(" at character "), !text.trim().is_empty(), "{error}");
                 }
             }
         }

@@ -14,7 +14,7 @@ use crate::{
     clock::Stamp,
     journal::{RevertResult, TouchedObject},
     plan::ResolvedObject,
-    scenario::types::Scale,
+    scenario::{diag::counted, types::Scale},
 };
 
 /// What `scale` needs to know of a workload.
@@ -80,7 +80,7 @@ pub(super) async fn prepare(cx: &FaultCx, spec: &Scale, targets: &[ResolvedObjec
         _ => read::<StatefulSet>(cx, target, &called).await?,
     };
     if before == set {
-        return Err(FaultError::failed(called, format!("it has {set} replicas already: nothing would change")));
+        return Err(FaultError::failed(called, format!("it has {} already: nothing would change", counted(set, "replica"))));
     }
     let (namespace, name, kind, uid) = (target.namespace.clone(), target.name.clone(), target.kind.clone(), target.uid.clone());
     let object = TouchedObject { kind: kind.clone(), namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
@@ -113,7 +113,7 @@ async fn inject_kind<K: Replicas>(cx: &FaultCx, scaled: &Scaled<'_>) -> Result<(
                 patch["spec"]["replicas"] = scaled.set.into();
                 Ok(Decision::Patch(patch, ()))
             }
-            (replicas, _) => Err(FaultError::failed(&called, format!("others have set it to {replicas} replicas meanwhile"))),
+            (replicas, _) => Err(FaultError::failed(&called, format!("others have set it to {} meanwhile", counted(replicas, "replica")))),
         }
     })
     .await?;
@@ -130,9 +130,9 @@ async fn effective_kind<K: Replicas>(cx: &FaultCx, scaled: &Scaled<'_>, limit: D
         let Some(now) = cx.cluster.get_opt::<K>(scaled.id.0, scaled.id.1).await? else { return Ok(Err("it is gone".to_owned())) };
         let (there, _, current) = now.actual();
         Ok(if current && now.wanted() == scaled.set && there == scaled.set {
-            Ok(format!("{there} replicas instead of {}", scaled.before))
+            Ok(format!("{} instead of {}", counted(there, "replica"), scaled.before))
         } else {
-            Err(format!("{there} replicas, {} wanted", now.wanted()))
+            Err(format!("{}, {} wanted", counted(there, "replica"), now.wanted()))
         })
     })
     .await
@@ -146,7 +146,7 @@ pub(super) async fn holds(cx: &FaultCx, undo: &Undo) -> Result<Option<String>, F
 async fn holds_kind<K: Replicas>(cx: &FaultCx, scaled: &Scaled<'_>) -> Result<Option<String>, FaultError> {
     Ok(match cx.cluster.get_opt::<K>(scaled.id.0, scaled.id.1).await? {
         None => Some("the workload is gone".to_owned()),
-        Some(now) if now.wanted() != scaled.set => Some(format!("others have set {} replicas", now.wanted())),
+        Some(now) if now.wanted() != scaled.set => Some(format!("others have set {}", counted(now.wanted(), "replica"))),
         Some(_) => None,
     })
 }
@@ -163,11 +163,13 @@ async fn revert_kind<K: Replicas>(cx: &FaultCx, scaled: &Scaled<'_>) -> Result<(
             (true, n) if n == scaled.set => {
                 let mut patch = unmark();
                 patch["spec"]["replicas"] = scaled.before.into();
-                Decision::Patch(patch, (RevertResult::Reverted, format!("{} replicas again", scaled.before)))
+                Decision::Patch(patch, (RevertResult::Reverted, format!("{} again", counted(scaled.before, "replica"))))
             }
-            (true, n) => Decision::Patch(unmark(), (RevertResult::Superseded, format!("others have set {n} replicas; left so"))),
-            (false, n) if n == scaled.before => Decision::Fence((RevertResult::Nothing, format!("it has {n} replicas"))),
-            (false, n) => Decision::Done((RevertResult::Superseded, format!("others have set {n} replicas; left so"))),
+            (true, n) => {
+                Decision::Patch(unmark(), (RevertResult::Superseded, format!("others have set {}; left so", counted(n, "replica"))))
+            }
+            (false, n) if n == scaled.before => Decision::Fence((RevertResult::Nothing, format!("it has {}", counted(n, "replica")))),
+            (false, n) => Decision::Done((RevertResult::Superseded, format!("others have set {}; left so", counted(n, "replica")))),
         })
     })
     .await?;
@@ -187,9 +189,9 @@ async fn gone_kind<K: Replicas>(cx: &FaultCx, scaled: &Scaled<'_>, limit: Durati
         Ok(if marked_by(&now) == Some(&cx.drill) {
             Err("it still carries the drill's mark".to_owned())
         } else if now.wanted() == scaled.before && current && ready >= wanted_ready {
-            Ok(format!("{} replicas, {ready} ready", scaled.before))
+            Ok(format!("{}, {ready} ready", counted(scaled.before, "replica")))
         } else {
-            Err(format!("{} replicas wanted, {ready} of {wanted_ready} ready", now.wanted()))
+            Err(format!("{} wanted, {ready} of {wanted_ready} ready", counted(now.wanted(), "replica")))
         })
     })
     .await

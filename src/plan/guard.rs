@@ -22,7 +22,10 @@ use super::{
 use crate::{
     fault::Undo,
     labels,
-    scenario::types::{BudgetPolicy, EnvironmentSpec, FaultSpec, Limits},
+    scenario::{
+        diag::counted,
+        types::{BudgetPolicy, EnvironmentSpec, FaultSpec, Limits},
+    },
 };
 
 /// What the faults of a drill have broken so far, by uid.
@@ -147,9 +150,11 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
         {
             touched.scaled_away.insert(object.uid.clone(), replicas.saturating_sub(scale.replicas));
             if replicas == scale.replicas {
-                found
-                    .refusals
-                    .push(format!("step `{step}`: {} already has {replicas} replicas: scaling it would change nothing", called(object)));
+                found.refusals.push(format!(
+                    "step `{step}`: {} already has {}: scaling it would change nothing",
+                    called(object),
+                    counted(replicas, "replica")
+                ));
             }
         }
         if spec.cut_backup_job.as_ref().is_some_and(|cut| cut.how == crate::scenario::types::CutHow::Suspend)
@@ -251,7 +256,7 @@ fn budgets(policy: BudgetPolicy, step: &str, spec: &FaultSpec, target: &Resolved
         if wanted <= allowed {
             continue;
         }
-        let pods = if wanted == 1 { "1 pod".to_owned() } else { format!("{wanted} pods") };
+        let pods = counted(wanted, "pod");
         let stale = if stale { " (its status is not up to date)" } else { "" };
         let text = format!("step `{step}` breaks {pods} of PodDisruptionBudget {namespace}/{budget}, which allows {allowed} now{stale}");
         match policy {
@@ -271,7 +276,9 @@ fn over_limits(limits: &Limits, touched: &Touched) -> Vec<String> {
     ];
     rows.into_iter()
         .filter(|(_, is, limit)| is > limit)
-        .map(|(what, is, limit)| format!("with it the drill breaks {is} {what}, and `limits.{what}` is {limit}"))
+        .map(|(what, is, limit)| {
+            format!("with it the drill breaks {}, and `limits.{what}` is {limit}", counted(is, what.trim_end_matches('s')))
+        })
         .collect()
 }
 

@@ -6,7 +6,10 @@ use super::{
     drift, guard,
     types::{Permission, Plan, PlannedStep},
 };
-use crate::scenario::types::{BudgetPolicy, Dur, FaultSpec, Objective, OneOf as _, Step, UndoPolicy, Vantage};
+use crate::scenario::{
+    diag::counted,
+    types::{BudgetPolicy, Dur, FaultSpec, Objective, OneOf as _, Step, UndoPolicy, Vantage},
+};
 
 /// Narrower than this a terminal is treated as if it were this wide.
 const NARROWEST: usize = 40;
@@ -247,7 +250,7 @@ fn details(step: &PlannedStep) -> Vec<String> {
 fn fault_details(fault: &FaultSpec) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(scale) = &fault.scale {
-        lines.push(format!("to {} replicas", scale.replicas));
+        lines.push(format!("to {}", counted(scale.replicas, "replica")));
     }
     if let Some(kill) = &fault.pod_kill {
         lines.push(kill.grace.map_or_else(|| "with the pod's own grace period".to_owned(), |grace| format!("with {grace} of grace")));

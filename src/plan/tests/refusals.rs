@@ -51,7 +51,7 @@ fn limits_count_what_is_really_there() {
         &breaks(&backup, "cutBackupJob", &json!({"pods": 9})),
         &shop(),
         &environment(),
-        &["breaks 1 objects, and `limits.objects` is 0"],
+        &["breaks 1 object, and `limits.objects` is 0"],
     );
     planned(&breaks(&backup, "cutBackupJob", &json!({"objects": 1})));
 }
@@ -184,9 +184,9 @@ fn all_reasons_come_at_once_and_each_once() {
             {"name": "1", "inject": {"podKill": {"target": "a"}}}, {"name": "2", "inject": {"podKill": {"target": "b"}}}]});
     let parts = [
         "namespace other does not allow",
-        "step `1`: with it the drill breaks 1 pods",
+        "step `1`: with it the drill breaks 1 pod",
         "matches nothing",
-        "step `2`: with it the drill breaks 1 pods",
+        "step `2`: with it the drill breaks 1 pod",
     ];
     refused(&both, &shop(), &environment(), &parts);
 }
@@ -261,7 +261,7 @@ fn nodes_and_volumes_have_limits_of_their_own() {
     let lose = json!({"loseZone": {"target": "t"}});
     assert_eq!(
         refusals(json!({"zone": "z1"}), lose.clone(), json!({})),
-        ["step `s`: with it the drill breaks 1 nodes, and `limits.nodes` is 0"]
+        ["step `s`: with it the drill breaks 1 node, and `limits.nodes` is 0"]
     );
     assert_eq!(refusals(json!({"zone": "z1"}), lose, json!({"nodes": 1})), Vec::<String>::new());
     // A node that has gone since its target was resolved.
