@@ -358,7 +358,7 @@ pub(crate) const WARNINGS: &[(&str, &str, &str)] = &[
     (
         "objectives",
         "  objectives:\n    - recoveryTime: {probe: slow, after: lose, within: §\"${rto}\"}",
-        "probe `slow` is too slow for this target: with `every` 30s and `timeout` 1m a recovery is known to 2m at best, and the target is 1m",
+        "probe `slow` is too slow for this target: with `every` 30s and `timeout` 1m a recovery is known to 2m at worst, and the target is 1m",
     ),
     (
         "probes",

@@ -79,8 +79,8 @@ fn target(cx: &mut Cx<'_>, at: At<'_>, within: Dur) {
     }
 }
 
-/// The resolution of a probe against a target: see the bracket rules. Even a recovery at once is only known to have
-/// happened within `2 · every + timeout`; with a target below that nothing can be met for sure.
+/// The resolution of a probe against a target: see the bracket rules. Of a recovery at once it may be known no more than that it
+/// happened within `2 · every + timeout`; with a target below that it is luck whether anything can be met.
 fn fast_enough(cx: &mut Cx<'_>, at: At<'_>, name: &str, probe: &Probe, within: Dur, what: &str) {
     let (every, timeout) = probe.cadence();
     let width = Dur(every.0.saturating_mul(2).saturating_add(timeout.0));
@@ -98,7 +98,7 @@ fn fast_enough(cx: &mut Cx<'_>, at: At<'_>, name: &str, probe: &Probe, within: D
         format!("`every: {fast}, timeout: {}` or faster decides it", Dur::from_micros(timeout_us))
     };
     cx.gather
-        .warning(at.span(), format!("probe `{}` is too slow for this target: with `every` {every} and `timeout` {timeout} {what} is known to {width} at best, and the target is {within}", clip(name)))
+        .warning(at.span(), format!("probe `{}` is too slow for this target: with `every` {every} and `timeout` {timeout} {what} is known to {width} at worst, and the target is {within}", clip(name)))
         .also(place.key(), "the probe")
         .help(help);
 }
