@@ -29,6 +29,7 @@ use crate::{
     clock::Clock,
     cluster::Cluster,
     drill::{Drill, DrillError, DrillOptions, READY, Takeover, UNABLE, WORD},
+    hint,
     journal::{Inbox, InboxItem, ResumeIntent, find_record, record_exists, record_name},
     labels,
     plan::{Plan, may},
@@ -101,9 +102,10 @@ pub async fn run(cluster: &Cluster, clock: &Clock, config: &Config, stop: &Cance
             Reverted::Elsewhere(why) => dog.say(&format!("not reverted here: {why}")),
             Reverted::Failed(why) => {
                 let way_out = format!(
-                    "{why}. Look at it with `firedrill status {drill}` and undo it with `firedrill revert {drill}`; tried again in {}",
-                    Dur(pause),
-                    drill = config.drill
+                    "{why}. Look at it with `{}` and undo it with `{}`; tried again in {}",
+                    hint::command(&format!("status {}", config.drill), &config.namespace),
+                    hint::command(&format!("revert {}", config.drill), &config.namespace),
+                    Dur(pause)
                 );
                 dog.say(&format!("NOT CLEAN: {way_out}"));
                 dog.tell(tell::Kind::Warning, "NotClean", &way_out).await;

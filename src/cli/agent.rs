@@ -19,6 +19,7 @@ use crate::{
     cluster::{self, Cluster},
     exit::Exit,
     scenario::types::Dur,
+    signals::Signals,
 };
 
 /// What firedrill runs in its own pods.
@@ -193,13 +194,8 @@ async fn connected() -> Result<Cluster, String> {
 
 /// The main process of a container gets no signal that it does not handle.
 async fn stop_at_a_signal(stop: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-    if let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        tokio::select! {
-            biased;
-            _ = int.recv() => {}
-            _ = term.recv() => {}
-        }
+    if let Ok(mut signals) = Signals::new() {
+        signals.next().await;
         stop.cancel();
     }
 }

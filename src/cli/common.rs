@@ -178,9 +178,14 @@ fn new_seed() -> u64 {
     rand::random_range(0..1 << 53)
 }
 
+/// The environment's file as `--environment` says it, else FIREDRILL_ENVIRONMENT.
+pub(crate) fn said_environment(argument: Option<&PathBuf>) -> Option<PathBuf> {
+    let variable = || std::env::var_os("FIREDRILL_ENVIRONMENT").filter(|path| !path.is_empty()).map(PathBuf::from);
+    argument.cloned().or_else(variable)
+}
+
 fn environment(args: &DrillArgs) -> Result<(Environment, String), CliError> {
-    let said = std::env::var_os("FIREDRILL_ENVIRONMENT").filter(|path| !path.is_empty()).map(PathBuf::from);
-    if let Some(path) = args.environment.as_ref().or(said.as_ref()) {
+    if let Some(path) = &said_environment(args.environment.as_ref()) {
         return Ok((scenario::load_environment(path).map_err(CliError::Problems)?, text(path)?));
     }
     let checked = scenario::check_file(&args.file, &args.sets);

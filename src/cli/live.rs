@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{drill::Question, journal::Record, plan::Plan, probe::Board};
+use crate::{drill::Question, hint, journal::Record, plan::Plan, probe::Board};
 use flaps::Flaps;
 use line::{Tone, clean};
 use screen::{Line, Screen};
@@ -214,11 +214,8 @@ impl View {
         for question in asked.iter().filter(|q| !self.asked.contains(q)) {
             if self.mode == Mode::Plain {
                 let how = if question.failed_step { " --retry, or --skip --remark REASON" } else { "" };
-                self.say(
-                    Tone::Warn,
-                    &format!("waiting for a person, step {0}: {1} (firedrill ack {0}{how})", question.step, question.text),
-                    None,
-                );
+                let ack = hint::command(&format!("ack {}", question.step), &self.plan.place.firedrill.namespace);
+                self.say(Tone::Warn, &format!("waiting for a person, step {}: {} ({ack}{how})", question.step, question.text), None);
             }
         }
         self.asked = asked;

@@ -24,6 +24,8 @@ pub(crate) fn start(json: bool) {
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::WARN.into()).parse_lossy(wanted.as_deref().unwrap_or(DEFAULT));
     let color = io::IsTerminal::is_terminal(&io::stderr()) && super::set::color();
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(AboveTheView).with_target(false);
+    // It would say on standard error that standard error cannot be written, and panic in the midst of a revert.
+    let lines = lines.log_internal_errors(false);
     // Only a second call could fail, and there is none.
     let _ = if json { lines.json().try_init() } else { lines.compact().without_time().with_ansi(color).try_init() };
 }

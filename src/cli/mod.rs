@@ -3,17 +3,20 @@
 // It panics where nothing can be written: `out` remembers it instead.
 #![warn(clippy::print_stdout)]
 
+mod ack;
 mod agent;
 pub(crate) mod common;
 mod control;
 mod live;
 mod log;
 mod out;
+mod place;
 mod plan;
 mod report;
 mod run;
 mod schema;
 pub(crate) mod set;
+mod status;
 mod stop;
 mod validate;
 
@@ -42,10 +45,10 @@ enum Command {
     /// Reverts a drill that was left behind, out of its in-cluster record alone
     Revert(control::ResumeArgs),
     Abort(control::AbortArgs),
-    Ack(control::AckArgs),
+    Ack(ack::AckArgs),
     Stop(stop::StopArgs),
-    List(control::ListArgs),
-    Status(control::StatusArgs),
+    List(status::ListArgs),
+    Status(status::StatusArgs),
     Validate(validate::ValidateArgs),
     Schema(schema::SchemaArgs),
 }
@@ -85,10 +88,10 @@ fn run(command: Command) -> Exit {
         Command::Resume(args) => block_on(control::resume(args)),
         Command::Revert(args) => block_on(control::revert(args)),
         Command::Abort(args) => block_on(control::abort(args)),
-        Command::Ack(args) => block_on(control::ack(args)),
+        Command::Ack(args) => block_on(ack::run(args)),
         Command::Stop(args) => block_on(stop::run(args)),
-        Command::List(args) => block_on(control::list(args)),
-        Command::Status(args) => block_on(control::status(args)),
+        Command::List(args) => block_on(status::list(args)),
+        Command::Status(args) => block_on(status::status(args)),
         Command::Validate(args) => validate::run(&args),
         Command::Schema(args) => schema::run(&args),
     }

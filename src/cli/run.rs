@@ -228,18 +228,21 @@ pub(crate) async fn finish(drill: Arc<Drill>, how: &How) -> Exit {
                 Ok(()) if whole => exit,
                 Ok(()) => incomplete(&drill, exit),
                 Err(error) => {
-                    eprintln!("the reports could not be written: {error}; make them again with: firedrill report {}", dir.display());
+                    say(format_args!(
+                        "the reports could not be written: {error}; make them again with: firedrill report {}",
+                        dir.display()
+                    ));
                     if whole { at_most_inconclusive(exit) } else { incomplete(&drill, exit) }
                 }
             }
         }
         Err(error) => {
-            eprintln!("there is no verdict: {error}");
+            say(format_args!("there is no verdict: {error}"));
             Exit::Refused
         }
     };
     if let Some(trouble) = &end.trouble {
-        eprintln!("trouble: {trouble}");
+        say(format_args!("trouble: {trouble}"));
         // A drill that ended before it changed anything was refused; one that could not go on never passed.
         exit = match exit {
             Exit::Passed | Exit::Inconclusive => Exit::Refused,
@@ -249,19 +252,23 @@ pub(crate) async fn finish(drill: Arc<Drill>, how: &How) -> Exit {
     let state = drill.state();
     let unsettled = state.faults.values().any(|fault| !fault.is_settled());
     if state.ended_elsewhere {
-        eprintln!("whoever took drill {} over has reverted it and ended it clean", drill.name());
+        say(format_args!("whoever took drill {} over has reverted it and ended it clean", drill.name()));
     } else if state.lease_lost.is_some() && (unsettled || !state.faults.is_empty()) {
-        let name = drill.name();
-        eprintln!(
-            "NOT CLEAN as far as this runner knows: the drill is in other hands; see `firedrill status {name}`. If those are gone too: firedrill \
-             revert {name}"
-        );
+        let (status, revert) = (drill.command("status"), drill.command("revert"));
+        say(format_args!(
+            "NOT CLEAN as far as this runner knows: the drill is in other hands; see `{status}`. If those are gone too: {revert}"
+        ));
         exit = Exit::NotClean;
     } else if !end.clean && (unsettled || state.ended.is_some()) {
-        eprintln!("NOT CLEAN: something of this drill is left; undo it with: firedrill revert {}", drill.name());
+        say(format_args!("NOT CLEAN: something of this drill is left; undo it with: {}", drill.command("revert")));
         exit = Exit::NotClean;
     }
     exit
+}
+
+/// On standard error. A terminal that was closed must not end what still has something to revert or to write.
+fn say(what: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{what}");
 }
 
 const fn at_most_inconclusive(exit: Exit) -> Exit {
@@ -270,12 +277,12 @@ const fn at_most_inconclusive(exit: Exit) -> Exit {
 
 /// The journal's file lacks the drill's end: where that is, and how to get it.
 fn incomplete(drill: &Drill, exit: Exit) -> Exit {
-    eprintln!(
+    say(format_args!(
         "the end of the journal {} could not be written and is kept in the cluster, in this drill's record: free some space, then get it \
-         with: firedrill revert {}",
+         with: {}",
         drill.evidence().journal().display(),
-        drill.name()
-    );
+        drill.command("revert")
+    ));
     at_most_inconclusive(exit)
 }
 

@@ -52,6 +52,21 @@ pub fn ack_key(step: &str) -> String {
     format!("ack.{}", step.replace('#', "-"))
 }
 
+/// The key beside the inbox's items under which the runner shows what it asks now.
+pub(super) const ASKED: &str = "asked";
+
+/// What is asked, for the inbox.
+pub(super) fn to_item(by: &str, asked: &[Question]) -> InboxItem {
+    // Nothing in a question fails to serialize.
+    InboxItem { by: by.to_owned(), action: "asks".to_owned(), remark: serde_json::to_string(asked).unwrap_or_default() }
+}
+
+/// What a runner asks now, out of its drill's inbox.
+pub fn asked_in(items: &BTreeMap<String, InboxItem>) -> Vec<Question> {
+    // What cannot be read was not written by a runner.
+    items.get(ASKED).and_then(|item| serde_json::from_str(&item.remark).ok()).unwrap_or_default()
+}
+
 /// What people said, by step, and what is being asked.
 #[derive(Clone, Debug)]
 pub struct Acks {
@@ -64,7 +79,8 @@ pub struct Acks {
 }
 
 /// Something a person is asked now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Question {
     /// The step, as `firedrill ack` takes it.
     pub step: String,
@@ -72,6 +88,25 @@ pub struct Question {
     pub text: String,
     /// Whether `retry` and `skip` are answers too.
     pub failed_step: bool,
+}
+
+/// A question that is asked until this is dropped, also by an abort that ends the wait.
+struct Asking<'a> {
+    asked: &'a watch::Sender<Vec<Question>>,
+    question: Question,
+}
+
+impl<'a> Asking<'a> {
+    fn new(asked: &'a watch::Sender<Vec<Question>>, question: Question) -> Self {
+        asked.send_modify(|all| all.push(question.clone()));
+        Self { asked, question }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.asked.send_modify(|all| all.retain(|question| question != &self.question));
+    }
 }
 
 impl Acks {
@@ -114,15 +149,15 @@ impl Acks {
         }
         let key = ack_key(&question.step);
         let deadline_us = within.map(|w| self.clock.now().mono_us.saturating_add(i64::try_from(w.as_micros()).unwrap_or(i64::MAX)));
-        self.asked.send_modify(|asked| asked.push(question.clone()));
+        let _asking = Asking::new(&self.asked, question);
         let mut changed = self.changed.subscribe();
-        let answer = loop {
+        loop {
             if let Some(ack) = self.said.lock().await.remove(&key) {
-                break Some(ack);
+                return Some(ack);
             }
             let left = deadline_us.map(|d| u64::try_from(d - self.clock.now().mono_us).unwrap_or(0));
             if left == Some(0) {
-                break None;
+                return None;
             }
             // Without `within` the drill's own time limit ends this wait.
             let pause = Dur::from_micros(left.unwrap_or(60_000_000)).0;
@@ -131,8 +166,6 @@ impl Acks {
                 _ = changed.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
-        };
-        self.asked.send_modify(|asked| asked.retain(|q| q != &question));
-        answer
+        }
     }
 }

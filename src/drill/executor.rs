@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     cluster::Cluster,
     fault::FaultCx,
+    hint,
     journal::{Event, Inbox, Journal, JournalError, Record, SteadyPhase, record_exists},
     plan::{Plan, Touched},
     probe::Board,
@@ -115,10 +116,17 @@ impl Drill {
         self.board.send_replace(board);
     }
 
+    /// A command about this drill, as people type it: `firedrill revert DRILL`, with the namespace where that is needed.
+    pub(crate) fn command(&self, verb: &str) -> String {
+        hint::command(&format!("{verb} {}", self.name), &self.plan.place.firedrill.namespace)
+    }
+
     /// Appends an event.
     pub(super) async fn record(&self, event: Event) -> Result<(), DrillError> {
         match self.journal.append(event).await {
-            Err(error @ JournalError::Fenced { .. }) => Err(DrillError::Fenced(error.to_string())),
+            Err(error @ JournalError::Fenced { .. }) => {
+                Err(DrillError::Fenced(format!("{error}; to undo what is left: {}", self.command("revert"))))
+            }
             Err(error) => Err(error.into()),
             Ok(_) => Ok(()),
         }
@@ -178,7 +186,7 @@ impl Drill {
                 self.request_abort("firedrill", &error.to_string()).await;
             }
             if (aborted && self.state().abort.is_some() && failures > 3) || failures > 6 {
-                tracing::error!(%error, "cannot go on; what is left can be undone with `firedrill revert {}`", self.name);
+                tracing::error!(%error, "cannot go on; what is left can be undone with `{}`", self.command("revert"));
                 break;
             }
         }

@@ -16,18 +16,20 @@ use kube::{
 };
 use tokio::sync::{Mutex, watch};
 
-use crate::{clock::Clock, labels, scenario::types::Dur};
+use crate::{clock::Clock, hint, labels, scenario::types::Dur};
 
 /// Why Leases were not taken or are no longer held.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LeaseError {
     /// Another drill holds one and renews it.
-    #[error("refused: {what} is in use by drill {holder}; wait for it to end, or end it with `firedrill abort {holder}`")]
+    #[error("refused: {what} is in use by drill {holder}; wait for it to end, or end it with `{abort}`")]
     Busy {
         /// Namespace or node.
         what: String,
         /// The other drill.
         holder: String,
+        /// The command that ends it.
+        abort: String,
     },
     /// The API server.
     #[error("failed to {doing} Lease {name}: {detail}")]
@@ -53,6 +55,7 @@ pub enum LeaseError {
 #[derive(Clone)]
 pub struct Fence {
     api: Api<Lease>,
+    namespace: String,
     clock: Clock,
     /// `drill/instance`: a second runner of the same drill is somebody else.
     holder: String,
@@ -81,6 +84,7 @@ impl Fence {
     pub fn new(client: Client, namespace: &str, drill: &str, instance: &str, duration: Dur, clock: Clock) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
             clock,
             holder: format!("{drill}/{instance}"),
             drill: drill.to_owned(),
@@ -206,7 +210,8 @@ impl Fence {
                 // Renewed while we were looking: its drill lives.
                 Some(_) => {
                     let holder = holder.split('/').next().unwrap_or_default().to_owned();
-                    return Err(LeaseError::Busy { what: name.to_owned(), holder });
+                    let abort = hint::command(&format!("abort {holder}"), &self.namespace);
+                    return Err(LeaseError::Busy { what: name.to_owned(), holder, abort });
                 }
                 None => {
                     tracing::info!(lease = name, %holder, "waiting until the Lease runs out, unless its drill lives");

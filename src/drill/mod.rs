@@ -18,7 +18,7 @@ mod wait;
 mod watchdog;
 mod watchers;
 
-pub use acks::{Ack, AckAction, Acks, Question, ack_key};
+pub use acks::{Ack, AckAction, Acks, Question, ack_key, asked_in};
 pub use begin::{DrillOptions, Evidence, Takeover};
 pub use executor::{Drill, DrillEnd};
 pub use lease::{Fence, LeaseError};
@@ -50,6 +50,6 @@ pub enum DrillError {
     #[error("drill {0} has ended meanwhile and is clean: nothing of it is left to take over")]
     Over(String),
     /// This runner must not act any more.
-    #[error("this runner has lost its Leases and changes nothing more: {0}; run `firedrill revert` to undo what is left")]
+    #[error("this runner has lost its Leases and changes nothing more: {0}")]
     Fenced(String),
 }

@@ -60,10 +60,32 @@ impl Drill {
                 }
             }
             self.record(Event::StepStarted { step: path.to_owned(), start: self.clock.now() }).await?;
-            let end = self.act(step).await?;
-            self.step_ended(step, end).await
+            let (end, ()) = tokio::join!(self.act(step), self.show_begun(step));
+            self.step_ended(step, end?).await
         }
         .boxed_local()
+    }
+
+    /// Takes a step's beginning to the in-cluster record, where `firedrill status` looks for it: what only waits has no other event
+    /// for a long time. Nothing that comes before an inject is held up by it; the inject's own events take along what is not written.
+    async fn show_begun(&self, step: &PlannedStep) {
+        let spec = &step.spec;
+        let waits = step.children.is_empty() && spec.inject.is_none() && spec.revert.is_none() && spec.note.is_none();
+        if !waits || self.beside_an_inject(&step.path) {
+            return;
+        }
+        if let Err(error) = self.journal.flush().await {
+            tracing::debug!(%error, "the beginning of a step is not in the in-cluster record yet");
+        }
+    }
+
+    /// Whether an inject of the same `parallel` is not over.
+    fn beside_an_inject(&self, path: &str) -> bool {
+        let state = self.state();
+        let Some((group, _)) = path.split_once('.') else { return false };
+        let over = |path: &str| matches!(state.steps.get(path), Some(super::StepState::Ended { .. }));
+        let beside = |other: &str| other.split_once('.').is_some_and(|(its, _)| its == group);
+        self.plan.leaf_steps().iter().any(|other| other.fault.is_some() && beside(&other.path) && !over(&other.path))
     }
 
     async fn step_ended(self: &Arc<Self>, step: &PlannedStep, (outcome, detail): Ended) -> Result<(), DrillError> {

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::{
+    acks::{self, Question},
     executor::Drill,
     wait::{Stretch, Waited},
 };
 use crate::{
     journal::Stop,
     scenario::types::{Dur, ProbeState},
+    signals::Signals,
 };
 
 /// How often the inbox and the stop of all drills are read.
@@ -34,6 +34,8 @@ impl Drill {
         self.spawn(async move { drill.watch_signals().await }).await;
         let drill = Arc::clone(self);
         self.spawn(async move { drill.watch_inbox().await }).await;
+        let drill = Arc::clone(self);
+        self.spawn(async move { drill.watch_questions().await }).await;
         let drill = Arc::clone(self);
         self.spawn(async move { drill.watch_conditions().await }).await;
         let drill = Arc::clone(self);
@@ -67,16 +69,15 @@ impl Drill {
 
     /// The first signal aborts and reverts; a second one skips the waiting afterwards, never the reverts.
     async fn watch_signals(&self) {
-        let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
-            tracing::warn!("signals cannot be handled here; use `firedrill abort {}`", self.name);
-            return;
+        let mut signals = match Signals::new() {
+            Ok(signals) => signals,
+            Err(error) => {
+                tracing::warn!(%error, "signals cannot be handled here; use `{}`", self.command("abort"));
+                return;
+            }
         };
         loop {
-            let which = tokio::select! {
-                biased;
-                _ = int.recv() => "SIGINT",
-                _ = term.recv() => "SIGTERM",
-            };
+            let which = signals.next().await;
             if self.state().abort.is_some() {
                 tracing::warn!("{which} again: the reverts are never skipped; what is not a revert is");
                 self.hurry.cancel();
@@ -109,6 +110,29 @@ impl Drill {
                 if let Err(error) = self.inbox.take(&key).await {
                     tracing::debug!(%error, "the inbox cannot be emptied");
                 }
+            }
+        }
+    }
+
+    /// What people are asked is put beside the inbox, where `firedrill status` and `firedrill ack` see it from any machine.
+    async fn watch_questions(&self) {
+        let mut asked = self.acks.asked();
+        // A runner before this one may have left its questions behind.
+        let mut shown = self.state().resumed.is_none().then(Vec::<Question>::new);
+        loop {
+            let now = asked.borrow_and_update().clone();
+            // One that was taken over from writes nothing there any more.
+            if shown.as_ref() != Some(&now) && self.fence.check().is_ok() {
+                match self.inbox.leave(acks::ASKED, &acks::to_item(&self.options.by, &now)).await {
+                    Ok(()) => shown = Some(now.clone()),
+                    Err(error) => tracing::debug!(%error, "what is asked cannot be shown elsewhere yet"),
+                }
+            }
+            let again = shown.as_ref() != Some(&now);
+            tokio::select! {
+                biased;
+                changed = asked.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(INBOX_EVERY), if again => {}
             }
         }
     }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{FaultCx, FaultError};
-use crate::{clock::Stamp, cluster::named, labels};
+use crate::{clock::Stamp, cluster::named, hint, labels};
 
 /// How often a write is tried again when somebody else has written in between.
 const CONFLICTS: usize = 8;
@@ -101,7 +101,8 @@ where
 {
     match marked_by(object) {
         Some(other) if other != cx.drill => {
-            Err(FaultError::failed(what, format!("drill {other} has changed it; undo that first: firedrill revert {other}")))
+            let revert = hint::command(&format!("revert {other}"), &cx.plan.place.firedrill.namespace);
+            Err(FaultError::failed(what, format!("drill {other} has changed it; undo that first: {revert}")))
         }
         _ => Ok(()),
     }

@@ -303,6 +303,7 @@ impl Event {
                 | Self::Reverted { .. }
                 | Self::Gone { .. }
                 | Self::StepEnded { .. }
+                | Self::Acknowledged { .. }
                 | Self::AbortRequested { .. }
                 | Self::StepsEnded { .. }
                 | Self::Ended { .. }

@@ -139,6 +139,11 @@ impl Running {
         assert!(sent.success(), "kill -{signal}");
     }
 
+    /// From now on nobody reads what it writes, and every write fails.
+    pub(crate) fn hang_up(&mut self) {
+        drop((self.child.stdout.take(), self.child.stderr.take()));
+    }
+
     /// Waits for its end.
     pub(crate) async fn end(self) -> Ended {
         self.end_within(LIMIT).await
@@ -240,16 +245,39 @@ pub(crate) fn is(wanted: &'static str) -> impl Fn(&Value) -> bool {
     move |record| kind(record) == wanted
 }
 
+/// Whether a record is the beginning of this step.
+pub(crate) fn step_begun(step: &'static str) -> impl Fn(&Value) -> bool {
+    move |record| record["event"]["stepStarted"]["step"] == json!(step)
+}
+
 impl Shop {
     /// Starts a command of firedrill that makes evidence, in a folder of its own where nothing but the kubeconfig is known.
     pub(crate) fn start(&self, args: &[&str], more: &[&str], out: &Path, lease: Duration) -> Running {
-        std::fs::create_dir_all(out).unwrap();
+        let more: Vec<&str> = ["--auto-ack", "--quiet"].iter().chain(more).copied().collect();
         let output = out.with_extension("log");
         let file = std::fs::File::create(&output).unwrap();
+        let child = self.command(args, &more, out, lease).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
+        Running { child, output, out: out.to_owned() }
+    }
+
+    /// Starts a drill that asks people, on a terminal (as far as it writes) that can go: [`Running::hang_up`].
+    pub(crate) fn run_asking(&self, scenario: &Path, out: &Path, lease: Duration) -> Running {
+        let environment = self.world.environment(&self.own);
+        let args = ["run", scenario.to_str().unwrap(), "-e", environment.to_str().unwrap(), "--yes", "--seed", "7"];
+        let child = self.command(&args, &[], out, lease).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Running { child, output: out.with_extension("log"), out: out.to_owned() }
+    }
+
+    fn command(&self, args: &[&str], more: &[&str], out: &Path, lease: Duration) -> Command {
+        std::fs::create_dir_all(out).unwrap();
         let lease = format!("{}ms", lease.as_millis());
-        let child = Command::new(binary())
+        // Whatever started the tests (`nohup`), the runner does not ignore SIGHUP.
+        let mut command = Command::new("env");
+        command
+            .arg("--default-signal=HUP")
+            .arg(binary())
             .args(args)
-            .args(["--auto-ack", "--quiet", "--lease", &lease, "--out"])
+            .args(["--lease", &lease, "--out"])
             .arg(out)
             .args(more)
             .env("KUBECONFIG", &self.world.kubeconfig)
@@ -257,12 +285,8 @@ impl Shop {
             .env("NO_COLOR", "1")
             .current_dir(out)
             .stdin(Stdio::null())
-            .stdout(file.try_clone().unwrap())
-            .stderr(file)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        Running { child, output, out: out.to_owned() }
+            .kill_on_drop(true);
+        command
     }
 
     /// Starts a drill.

@@ -6,6 +6,7 @@
 mod kill9;
 mod kit;
 mod latency;
+mod people;
 mod runner;
 mod stall;
 mod stop;

@@ -36,11 +36,12 @@ async fn a_signal_at_any_point_ends_in_a_clean_abort() {
     let injected: fn(&Value) -> bool = |r| kind(r) == "injected";
     let leased: fn(&Value) -> bool = |r| kind(r) == "leasesTaken";
     type Case = (&'static str, fn(&Value) -> bool, &'static str, &'static [&'static str]);
-    let cases: [Case; 6] = [
+    let cases: [Case; 7] = [
         ("before it is armed", leased, "60s", &["INT"]),
         ("just injected", injected, "60s", &["INT"]),
         ("in a hold", held, "60s", &["TERM"]),
         ("in a hold, twice", held, "60s", &["INT", "INT"]),
+        ("in a hold, its terminal closed", held, "60s", &["HUP"]),
         ("in a hold, both", held, "60s", &["TERM", "INT"]),
         ("reverting", reverting, "100ms", &["INT"]),
     ];
@@ -63,6 +64,24 @@ async fn a_signal_at_any_point_ends_in_a_clean_abort() {
         assert_eq!(report(&out)["verdict"]["drill"], json!("aborted"), "{point}");
         shop.as_it_was().await;
     }
+    shop.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runner_whose_terminal_is_gone_reverts_all_the_same() {
+    let Some((shop, _answers)) = shop("a_runner_whose_terminal_is_gone_reverts_all_the_same").await else { return };
+    let out = shop.world.dir.path().join("gone");
+    let mut running = shop.run_asking(&long(&shop, "60s"), &out, LEASE);
+    running.reached("the hold", held).await;
+    running.hang_up();
+    running.signal("HUP");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // A shell sends it twice: for the job and for the terminal. This one also makes it say something.
+    running.signal("HUP");
+    let ended = running.end().await;
+    assert_eq!(ended.code, Some(4), "by signal {:?}", ended.signal);
+    assert_eq!(shop.left().await, Vec::<String>::new());
+    assert_eq!(report(&out)["verdict"]["drill"], json!("aborted"));
     shop.end().await;
 }
 

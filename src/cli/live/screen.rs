@@ -6,6 +6,7 @@ use super::line::{Tone, clean};
 use crate::{
     clock::Stamp,
     drill::Question,
+    hint,
     journal::{AlertStage, Event, Record, SteadyPhase, StepOutcome},
     plan::{Plan, PlannedObjective},
     probe::Board,
@@ -153,7 +154,7 @@ impl Screen {
         let mut lines = vec![self.head(now_us)];
         self.steps(&mut lines, now_us);
         for question in asked.iter().take(MOST) {
-            question_lines(&mut lines, question, width);
+            question_lines(&mut lines, question, &self.plan.place.firedrill.namespace, width);
         }
         if !self.probes.is_empty() {
             lines.push(vec![(Tone::Plain, "probes".to_owned())]);
@@ -302,7 +303,7 @@ pub(super) fn untitled<'t>(title: &'t str, path: &str) -> &'t str {
 }
 
 /// What a person is asked, in up to three lines, and what to type.
-fn question_lines(lines: &mut Vec<Line>, question: &Question, width: usize) {
+fn question_lines(lines: &mut Vec<Line>, question: &Question, namespace: &str, width: usize) {
     let text = clean(&question.text);
     let asked = textwrap::wrap(&text, width.saturating_sub(question.step.len() + 3).max(10));
     for (i, line) in asked.iter().take(3).enumerate() {
@@ -311,7 +312,8 @@ fn question_lines(lines: &mut Vec<Line>, question: &Question, width: usize) {
         lines.push(vec![(Tone::Warn, format!("{head}{line}{more}"))]);
     }
     let words = if question.failed_step { "`retry`, `skip REASON` or `no`" } else { "`done` or `no`" };
-    lines.push(vec![(Tone::Warn, format!("  type {words} (or elsewhere: firedrill ack {})", question.step))]);
+    let ack = hint::command(&format!("ack {}", question.step), namespace);
+    lines.push(vec![(Tone::Warn, format!("  type {words} (or elsewhere: {ack})"))]);
 }
 
 /// `0:07`, `12:05`, `1:02:33`.
