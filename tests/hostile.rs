@@ -148,7 +148,7 @@ fn windows_files_are_read() {
     // The lines' numbers in the snippet are those of the place.
     for line in 1..=4 {
         let mut lines = ["a: 1", "b: 2", "c: 3", "d: 4"].map(str::to_owned);
-        lines[line - 1].insert_str(0, "@");
+        lines[line - 1].insert(0, '@');
         let [unix, windows] = ["\n", "\r\n"].map(|end| render(&check_text("x", &lines.join(end), &[]).diagnostics, false));
         assert_eq!(unix, windows);
         assert!(windows.contains(&format!("x:{line}:1: mistake")) && windows.contains(&format!("\n {line} | @")), "{windows}");
