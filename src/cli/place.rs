@@ -97,8 +97,7 @@ impl Place {
 /// It is no record of this build.
 pub(super) fn replay(stored: &StoredRecord) -> Result<(Vec<Record>, DrillState), CliError> {
     let unreadable = |e: &dyn std::fmt::Display| CliError::Refused(format!("the record of {} cannot be read: {e}", stored.drill));
-    let records: Vec<Record> =
-        stored.lines.iter().map(|l| serde_json::from_str(l)).collect::<Result<_, _>>().map_err(|e| unreadable(&e))?;
+    let (records, _) = stored.read().map_err(|e| CliError::Refused(e.to_string()))?;
     let state = DrillState::replay(&records).map_err(|e| unreadable(&e))?;
     Ok((records, state))
 }
