@@ -123,7 +123,8 @@ inventory() (
     for dir in /proc/[0-9]*/; do
       # The dead that nobody has collected yet hold nothing.
       if grep -s '/firedrill-testbed-' "$dir/cgroup" >/dev/null && ! grep -s '^State:.*Z' "$dir/status" >/dev/null; then
-        line=$(tr '\n' ' ' <"$dir/cgroup") && [ -z "$line" ] || echo "$line $dir"
+        # One that ends between the two looks has no control group any more.
+        line=$(tr '\n' ' ' <"$dir/cgroup") && [[ $line == */firedrill-testbed-* ]] && echo "$line $dir"
       fi
     done 2>/dev/null
     echo "== kernel parameters"
