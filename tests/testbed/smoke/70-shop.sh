@@ -72,10 +72,12 @@ frozen_primary_is_replaced_and_rejoins() {
   use smoke
   local old new since id
   old=$(leader)
+  # What fired while the world came up has ended: an alert that goes on firing pages nobody anew.
+  within 60 ended OrdersDatabaseDown
+  within 60 ended CheckoutUnavailable
   since=$(($(now_us)))
   id=$(order 4711)
   within 20 paged Heartbeat "$since" firing
-  paged OrdersDatabaseDown "$since" firing && { echo "OrdersDatabaseDown fires before anything is broken"; return 1; }
   # What was made to stand still goes on, whatever happens below.
   trap 'signal_pod CONT "$old"' EXIT
   signal_pod STOP "$old"
