@@ -186,7 +186,7 @@ async fn show_all(args: &ListArgs) -> Result<Exit, CliError> {
         all.push(summary(&stored.drill, &records, &state, &Runner::of(&leases, &stored.drill), now_us));
     }
     if args.output == Output::Json {
-        out::line(format_args!("{}", serde_json::to_string_pretty(&all).unwrap_or_default()));
+        out::line(serde_json::to_string_pretty(&all).unwrap_or_default());
     } else if all.is_empty() {
         out::line(format_args!("no drill is running or left behind in namespace {namespace}"));
     } else {
@@ -216,7 +216,7 @@ async fn show_one(args: &StatusArgs) -> Result<Exit, CliError> {
     if args.output == Output::Json {
         let mut summary = summary(drill, &records, &state, &runner, now_us);
         summary["waitsFor"] = json!(asked.ok());
-        out::line(format_args!("{}", serde_json::to_string_pretty(&summary).unwrap_or_default()));
+        out::line(serde_json::to_string_pretty(&summary).unwrap_or_default());
         return Ok(Exit::Passed);
     }
     out::line(format_args!("{drill}: {}", phase(&state)));
@@ -226,7 +226,7 @@ async fn show_one(args: &StatusArgs) -> Result<Exit, CliError> {
         out::line(format_args!("    take it over with `{resume}` or undo it with `{revert}`"));
     }
     match asked {
-        Ok(asked) => asked.iter().for_each(|question| out::line(format_args!("{}", how_to_answer(question, drill, &place)))),
+        Ok(asked) => asked.iter().for_each(|question| out::line(how_to_answer(question, drill, &place))),
         Err(why) => out::line(format_args!("  whether it waits for a person cannot be seen: {why}")),
     }
     for step in state.plan.iter().flat_map(|plan| plan.leaf_steps()) {

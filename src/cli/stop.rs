@@ -55,7 +55,7 @@ async fn perform(args: &StopArgs) -> Result<Exit, CliError> {
     pods::ensure_namespace(&place.cluster, namespace).await.map_err(|e| refused(&e))?;
     let stop = Stop { by: whoami(), reason: args.reason.clone() };
     stop.set(&place.cluster.client, namespace).await.map_err(|e| refused(&e))?;
-    out::line(format_args!("{}", told(&place, there == Ok(false))));
+    out::line(told(&place, there == Ok(false)));
     Ok(Exit::Passed)
 }
 

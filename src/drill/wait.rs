@@ -116,11 +116,11 @@ impl Drill {
             let Some(probe) = self.plan.probes.get(&recovery.probe) else { continue };
             // It counts from sending to sending.
             let wanted = recovery.stable_for.0 + probe.every.0 * 2;
-            let mut board = self.board();
+            let board = self.board();
             let deadline = tokio::time::Instant::now() + wanted + probe.timeout.0;
             let mut told = false;
             while !self.abort.is_cancelled()
-                && seen_for(&board.borrow_and_update(), &recovery.probe).is_some_and(|seen| seen < wanted)
+                && seen_for(&board.borrow(), &recovery.probe).is_some_and(|seen| seen < wanted)
                 && tokio::time::Instant::now() < deadline
             {
                 if !told {
@@ -131,7 +131,6 @@ impl Drill {
                 tokio::select! {
                     biased;
                     () = self.abort.cancelled() => {}
-                    () = self.hurry.cancelled() => return Ok(()),
                     () = tokio::time::sleep(LOOK_EVERY) => {}
                 }
             }

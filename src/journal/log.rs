@@ -236,12 +236,7 @@ fn sync_directory(path: &Path) -> Result<(), JournalError> {
 /// A line that cannot be read, or one that does not follow from the line before it.
 pub fn read(path: &Path) -> Result<Vec<Record>, JournalError> {
     let bytes = std::fs::read(path).map_err(|e| failed("read", path, e))?;
-    let text = String::from_utf8(bytes).map_err(|e| JournalError::Line {
-        path: path.display().to_string(),
-        line: 0,
-        detail: format!("not UTF-8: {e}"),
-    })?;
-    read_text(&path.display().to_string(), &text)
+    read_bytes(path, &bytes)
 }
 
 /// Reads the whole lines of a journal and checks their chain; says whether a last one was cut short, as by a runner's death.
@@ -251,12 +246,15 @@ pub fn read(path: &Path) -> Result<Vec<Record>, JournalError> {
 pub fn read_whole(path: &Path) -> Result<(Vec<Record>, bool), JournalError> {
     let bytes = std::fs::read(path).map_err(|e| failed("read", path, e))?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    let text = std::str::from_utf8(&bytes[..whole]).map_err(|e| JournalError::Line {
-        path: path.display().to_string(),
-        line: 0,
-        detail: format!("not UTF-8: {e}"),
-    })?;
-    Ok((read_text(&path.display().to_string(), text)?, whole < bytes.len()))
+    Ok((read_bytes(path, &bytes[..whole])?, whole < bytes.len()))
+}
+
+fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Vec<Record>, JournalError> {
+    let name = path.display().to_string();
+    match std::str::from_utf8(bytes) {
+        Ok(text) => read_text(&name, text),
+        Err(error) => Err(JournalError::Line { path: name, line: 0, detail: format!("not UTF-8: {error}") }),
+    }
 }
 
 /// Reads a journal's text and checks its chain; `name` is for messages.
