@@ -16,7 +16,7 @@ use super::{
     params,
     schema::Document,
     tree::{self, MAX_BYTES, Node},
-    types::{Environment, Scalar, Scenario, ScenarioSpec, Step},
+    types::{Environment, Scalar, Scenario, Step},
 };
 
 /// A scenario ready to be planned.
@@ -234,7 +234,10 @@ fn check(name: &str, text: &str, sets: &[(String, String)], dir: Option<&Path>, 
 
 fn scenario(root: &Node, parameters: &IndexMap<String, String>, dir: Option<&Path>, gather: &mut Gather) -> Option<Scenario> {
     let json = check::shape(root, Document::Scenario.walked(), gather)?;
-    check::scenario(root, &json, gather);
+    let model = check::scenario(root, &json, gather);
+    if let Some(dir) = dir {
+        files(root, &model, dir, gather);
+    }
     if gather.mistakes() > 0 {
         return None;
     }
@@ -243,9 +246,6 @@ fn scenario(root: &Node, parameters: &IndexMap<String, String>, dir: Option<&Pat
         if let Some(text) = parameters.get(name).filter(|_| value.0.is_string()) {
             *value = Scalar(serde_json::Value::String(text.clone()));
         }
-    }
-    if let Some(dir) = dir {
-        files(root, &scenario.spec, dir, gather);
     }
     Some(scenario)
 }
@@ -270,13 +270,14 @@ fn typed<T: DeserializeOwned>(root: &Node, json: &serde_json::Value, gather: &mu
 }
 
 /// Every file the steps name must be there, every runbook readable, and every runbook step an objective names in it.
-fn files(root: &Node, spec: &ScenarioSpec, dir: &Path, gather: &mut Gather) {
+fn files(root: &Node, model: &check::Model, dir: &Path, gather: &mut Gather) {
     let spec_node = root.get("spec");
     let mut headings: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    files_of_steps(spec_node.and_then(|s| s.get("steps")), &spec.steps, dir, &mut headings, gather);
+    let steps: Vec<_> = model.steps.iter().map(Option::as_ref).collect();
+    files_of_steps(spec_node.and_then(|s| s.get("steps")), &steps, dir, &mut headings, gather);
     let objectives = spec_node.and_then(|s| s.get("objectives"));
-    for (i, objective) in spec.objectives.iter().enumerate() {
-        let Some(runbook) = &objective.runbook else { continue };
+    for (i, objective) in model.objectives.iter().enumerate() {
+        let Some(runbook) = objective.as_ref().and_then(|objective| objective.runbook.as_ref()) else { continue };
         let Some(known) = headings.get(&runbook.step) else { continue };
         let steps = objectives.and_then(|o| o.items().get(i)).and_then(|o| o.get("runbook")).and_then(|r| r.get("steps"));
         for heading in runbook.steps.keys().filter(|heading| !known.contains(heading)) {
@@ -290,9 +291,16 @@ fn files(root: &Node, spec: &ScenarioSpec, dir: &Path, gather: &mut Gather) {
     }
 }
 
-/// Gives the headings of each named step's runbook too. As deep as the tree at most.
-fn files_of_steps(node: Option<&Node>, steps: &[Step], dir: &Path, headings: &mut BTreeMap<String, Vec<String>>, gather: &mut Gather) {
+/// Gives the headings of each named step's runbook too. Steps with a mistake in them are none. As deep as the tree at most.
+fn files_of_steps(
+    node: Option<&Node>,
+    steps: &[Option<&Step>],
+    dir: &Path,
+    headings: &mut BTreeMap<String, Vec<String>>,
+    gather: &mut Gather,
+) {
     for (i, step) in steps.iter().enumerate() {
+        let Some(step) = step else { continue };
         let at = node.and_then(|n| n.items().get(i));
         if let Some(file) = step.runbook.as_ref().and_then(|r| r.file.as_deref()) {
             let span = at.and_then(|n| n.get("runbook")).and_then(|n| n.get("file")).or(at).map_or_else(Default::default, |n| n.span);
@@ -311,7 +319,8 @@ fn files_of_steps(node: Option<&Node>, steps: &[Step], dir: &Path, headings: &mu
             let _ = side_file(&dir.join(&manifest.file), &manifest.file, place.map_or_else(Default::default, |n| n.span), gather);
         }
         if let Some(steps) = &step.parallel {
-            files_of_steps(at.and_then(|n| n.get("parallel")), steps, dir, headings, gather);
+            let steps: Vec<_> = steps.iter().map(Some).collect();
+            files_of_steps(at.and_then(|n| n.get("parallel")), &steps, dir, headings, gather);
         }
     }
 }

@@ -32,7 +32,8 @@ impl Document {
         }
     }
 
-    /// The schema of its documents, draft 2020-12, as the check walks it: a kind's choices are in `x-one-of`.
+    /// The schema of its documents, draft 2020-12, as the check walks it: a kind's choices are in `x-one-of`, and `x-names` says of a text
+    /// (or a list of them) that it names a `target`, a `probe` or a `step` of the scenario.
     pub(crate) fn walked(self) -> &'static Value {
         static SCENARIO: LazyLock<Value> = LazyLock::new(generate::<Scenario>);
         static ENVIRONMENT: LazyLock<Value> = LazyLock::new(generate::<Environment>);
@@ -94,11 +95,12 @@ fn no_null(schema: &mut Schema) {
     }
 }
 
-/// `x-one-of: [a, b]` as `oneOf: [{required: [a]}, {required: [b]}]`, for editors.
+/// `x-one-of: [a, b]` as `oneOf: [{required: [a]}, {required: [b]}]`, for editors, and no word of what only the check reads.
 fn one_of(value: &mut Value) {
     match value {
         Value::Object(object) => {
             object.values_mut().for_each(one_of);
+            object.remove("x-names");
             if let Some(Value::Array(kinds)) = object.remove("x-one-of") {
                 let choices: Vec<Value> = kinds.iter().map(|kind| json!({"required": [kind]})).collect();
                 object.insert("oneOf".to_owned(), Value::Array(choices));

@@ -194,10 +194,44 @@ fn all_mistakes_of_a_file_are_said_at_once_in_its_order() {
     let lines: Vec<usize> = checked.diagnostics.iter().map(|d| d.span.map_or(0, |s| s.line)).collect();
     assert_eq!(
         lines,
-        [3, 4, 5, 7, 8, 10, 11, 11, 13, 14, 15, 15, 17, 18, 18, 24, 25],
+        [3, 4, 5, 7, 8, 10, 11, 11, 13, 14, 15, 15, 17, 17, 18, 18, 24, 25],
         "{:#?}",
         checked.diagnostics.iter().map(Diagnostic::line).collect::<Vec<_>>()
     );
+}
+
+/// What a part with a mistake of shape would mean is not guessed; the names in it are checked all the same, of every kind of part.
+#[test]
+fn a_mistake_of_shape_hides_no_name_that_does_not_exist() {
+    let cases = [
+        ("steady", "  steadyState: {good: [chekout], quiet: [pagd], for: 30s}", vec!["probe `chekout`", "probe `pagd`"]),
+        ("steps", "  steps:\n    - {name: lose, inject: {freeze: {target: primry}}, within: 5}", vec!["target `primry`"]),
+        (
+            "steps",
+            "  steps:\n    - {name: lose, parallel: [{hold: 5}, {revert: los}, {waitFor: {probe: chekout, state: good, timeout: 1s}}]}",
+            vec!["step `los`", "probe `chekout`"],
+        ),
+        ("steps", "  steps:\n    - {name: lose, inject: {partition: {target: primary, peers: [wb], port: [1]}}}", vec!["target `wb`"]),
+        ("probes", "  probes:\n    checkout: {pods: {target: primry, ready: many}}", vec!["target `primry`"]),
+        ("probes", "  probes:\n    checkout: {sql: {postgres: {runbook: bok, database: 1, secret: a/b}, query: x}}", vec!["step `bok`"]),
+        ("objectives", "  objectives:\n    - order: {probes: [checkout, slw], after: los, within: 1s}", vec!["probe `slw`", "step `los`"]),
+        ("objectives", "  objectives:\n    - dataLoss: {ledger: ordrs, writes: few}", vec!["probe `ordrs`"]),
+        ("end", "  abortIf: [{probe: chekout}]", vec!["probe `chekout`"]),
+    ];
+    for (part, replacement, names) in cases {
+        let (text, _) = text(part, replacement);
+        let checked = checked(&text);
+        let said: Vec<&str> = checked.diagnostics.iter().map(|d| d.message.as_str()).collect();
+        for name in names {
+            let times = said.iter().filter(|message| message.starts_with(&format!("{name} does not exist"))).count();
+            assert_eq!(times, 1, "{replacement}: {name}: {said:#?}");
+        }
+        assert!(said.iter().any(|message| !message.contains("does not exist")), "{replacement}: {said:#?}");
+    }
+    // Where the names cannot be read, none is called dangling.
+    let (unreadable, _) = text("targets", "  targets: [primary, job, web]");
+    let said = checked(&unreadable).diagnostics;
+    assert_eq!(of(&said, Severity::Mistake).len(), 1, "{said:#?}");
 }
 
 #[test]
@@ -371,6 +405,10 @@ fn a_runbook_must_be_there_and_have_the_steps_an_objective_names() {
     std::fs::write(&file, &scenario).unwrap();
     let line = |checked: &Checked| checked.diagnostics.iter().map(|d| d.message.clone()).collect::<Vec<_>>();
     assert_eq!(line(&check_file(&file, &[])), ["file `book.md` does not exist"]);
+    // Together with every other mistake.
+    std::fs::write(&file, scenario.replace("within: 5m", "within: 5")).unwrap();
+    assert_eq!(line(&check_file(&file, &[])).len(), 2, "{:?}", line(&check_file(&file, &[])));
+    std::fs::write(&file, &scenario).unwrap();
     std::fs::write(folder.path().join("book.md"), "# Book\n## Restore\n```sh\ntrue\n```\n").unwrap();
     assert_eq!(line(&check_file(&file, &[])), ["the runbook of step `book` has no step `Restore it`: did you mean `Restore`?"]);
     std::fs::write(folder.path().join("book.md"), "# Book\n## Restore it\n```sh\ntrue\n```\n").unwrap();

@@ -1,10 +1,11 @@
 //! Checks: first the shape of a document against the schema of the types, then what it means.
 //!
-//! Both gather everything they find. A part whose shape is wrong is left out of the second check, and what refers to
-//! it is not called dangling.
+//! Both gather everything they find. A part whose shape is wrong is left out of the second check, but for the names in it; and
+//! what refers to it is not called dangling.
 
 mod faults;
 mod model;
+mod names;
 mod objectives;
 mod probes;
 mod shape;
@@ -14,5 +15,6 @@ mod targets;
 mod text;
 
 pub use faults::{Counts, FaultRule, fault_rule};
+pub(crate) use model::Model;
 pub(crate) use shape::shape;
 pub(crate) use spec::{document, environment, scenario};

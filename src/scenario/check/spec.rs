@@ -7,13 +7,13 @@ use serde_json::Value as Json;
 
 use super::{
     model::{At, Model, StepInfo, step_index},
-    objectives, probes, steps, targets, text,
+    names, objectives, probes, steps, targets, text,
 };
 use crate::{
     labels::SYSTEM_NAMESPACES,
     scenario::{
         diag::{Gather, Span, clip, nearest, quoted},
-        tree::Node,
+        tree::{Node, Value},
         types::{API_VERSION, Dur, Environment, Probe, Target, TargetKind},
     },
 };
@@ -27,8 +27,9 @@ pub(crate) struct Cx<'a> {
     pub(crate) used_targets: BTreeSet<String>,
 }
 
-/// Checks what a scenario means. `json` is what [`super::shape`] made of `root`.
-pub(crate) fn scenario(root: &Node, json: &Json, gather: &mut Gather) {
+/// Checks what a scenario means, and gives its parts. `json` is what [`super::shape`] made of `root`.
+pub(crate) fn scenario(root: &Node, json: &Json, gather: &mut Gather) -> Model {
+    use crate::scenario::schema::Document;
     let root = At::root(root);
     head(root, gather);
     let nothing = Json::Null;
@@ -47,6 +48,8 @@ pub(crate) fn scenario(root: &Node, json: &Json, gather: &mut Gather) {
     objectives::check(&mut cx);
     abort_if(&mut cx);
     unused_targets(&mut cx);
+    names::check(&mut cx, Document::Scenario.walked());
+    model
 }
 
 /// Checks what an environment means.
@@ -164,6 +167,12 @@ pub(crate) fn document(root: &Node, gather: &mut Gather) -> Option<crate::scenar
 
 impl<'a> Cx<'a> {
     fn dangling(&mut self, at: At<'_>, what: &str, name: &str, names: &[String]) {
+        // Where a scenario's targets, probes or steps cannot be read at all, which was said, what they are called is not known.
+        if let Some(section) = self.spec.get(&format!("{what}s")).node()
+            && !matches!((what, &section.value), ("step", Value::List(_)) | ("target" | "probe", Value::Map(_)))
+        {
+            return;
+        }
         let names = || names.iter().map(String::as_str);
         let mut known: Vec<&str> = names().collect();
         known.dedup();
@@ -198,15 +207,20 @@ impl<'a> Cx<'a> {
         None
     }
 
-    /// The target of a name, which must be of one of these kinds.
-    pub(crate) fn target(&mut self, at: At<'_>, name: &str, kinds: &[TargetKind], who: &str) -> Option<&'a Target> {
-        self.used_targets.insert(name.to_owned());
+    /// The target of a name. None: there is none, which is said here, or its own shape is wrong.
+    pub(crate) fn named_target(&mut self, at: At<'_>, name: &str) -> Option<&'a Target> {
         let found = self.model.targets.get(name);
         if found.is_none() {
             let names: Vec<String> = self.model.targets.keys().cloned().collect();
             self.dangling(at, "target", name, &names);
         }
-        let target = found?.as_ref()?;
+        found?.as_ref()
+    }
+
+    /// The target of a name, which must be of one of these kinds.
+    pub(crate) fn target(&mut self, at: At<'_>, name: &str, kinds: &[TargetKind], who: &str) -> Option<&'a Target> {
+        self.used_targets.insert(name.to_owned());
+        let target = self.named_target(at, name)?;
         let kind = target.kind()?;
         if !kinds.contains(&kind) {
             let wanted = kinds.iter().map(|k| k.words()).collect::<Vec<_>>().join(" or ");

@@ -111,6 +111,7 @@ pub enum UndoPolicy {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OnTarget {
     /// The target.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
 }
 
@@ -119,6 +120,7 @@ pub struct OnTarget {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodKill {
     /// A target of pods.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// Grace period; default the pod's own. `0s` is a forced deletion (which still gives SIGTERM and about a second).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,6 +132,7 @@ pub struct PodKill {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Crash {
     /// A target of pods.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// Kill again whatever is started, until the revert.
     #[serde(default)]
@@ -141,6 +144,7 @@ pub struct Crash {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Signal {
     /// A target of pods.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// Name such as `SIGTERM`.
     pub signal: String,
@@ -153,6 +157,7 @@ pub struct Signal {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Scale {
     /// A target of a Deployment or StatefulSet.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// The replicas to set.
     pub replicas: u32,
@@ -163,6 +168,7 @@ pub struct Scale {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CutBackupJob {
     /// A target of a CronJob.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// How it is cut; default `suspend`.
     #[serde(default)]
@@ -191,6 +197,7 @@ pub enum CutHow {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LoseVolume {
     /// A target of a claim.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// Keep the data aside in the cluster until the restore is verified; `false` is irreversible.
     #[serde(default = "yes")]
@@ -206,6 +213,7 @@ const fn yes() -> bool {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FillDisk {
     /// A target of pods, claims or nodes.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// A path on the volume, inside the target's container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -226,6 +234,7 @@ pub struct FillDisk {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CorruptFile {
     /// A target of pods.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// The file, on a volume of the target.
     pub path: String,
@@ -239,6 +248,7 @@ pub struct CorruptFile {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DeleteFiles {
     /// A target of pods or a claim.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// What to delete, a path or a glob, on a volume of the target.
     pub path: String,
@@ -249,9 +259,11 @@ pub struct DeleteFiles {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Partition {
     /// A target of pods.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// Only to and from these targets; default everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-names" = "target"))]
     pub peers: Vec<String>,
     /// Only these networks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -297,6 +309,7 @@ pub struct SqlFault {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CustomFault {
     /// A target of pods in which the commands run.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// Breaks it.
     pub inject: Vec<String>,

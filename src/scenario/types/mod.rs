@@ -394,9 +394,11 @@ pub enum BudgetPolicy {
 pub struct SteadyState {
     /// Probes that must be good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-names" = "probe"))]
     pub good: Vec<String>,
     /// Alert probes that must not be firing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-names" = "probe"))]
     pub quiet: Vec<String>,
     /// For how long without a break.
     #[serde(rename = "for")]
@@ -410,6 +412,7 @@ pub struct SteadyState {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AbortIf {
     /// The probe to look at.
+    #[schemars(extend("x-names" = "probe"))]
     pub probe: String,
     /// The state that aborts.
     #[serde(default = "ProbeState::bad")]

@@ -57,9 +57,11 @@ pub enum From {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RecoveryTime {
     /// The probe that says what recovered means.
+    #[schemars(extend("x-names" = "probe"))]
     pub probe: String,
     /// The step that broke it. Not needed with `from: outage`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "step"))]
     pub after: Option<String>,
     /// The target.
     pub within: Dur,
@@ -71,6 +73,7 @@ pub struct RecoveryTime {
     pub from: From,
     /// With `from: detected`: the alert probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "probe"))]
     pub alert: Option<String>,
 }
 
@@ -79,8 +82,10 @@ pub struct RecoveryTime {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DetectionTime {
     /// The alert probe.
+    #[schemars(extend("x-names" = "probe"))]
     pub alert: String,
     /// The step.
+    #[schemars(extend("x-names" = "step"))]
     pub after: String,
     /// The target.
     pub within: Dur,
@@ -91,6 +96,7 @@ pub struct DetectionTime {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DataLoss {
     /// The ledger probe.
+    #[schemars(extend("x-names" = "probe"))]
     pub ledger: String,
     /// The most writes that may be lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,6 +106,7 @@ pub struct DataLoss {
     pub within: Option<Dur>,
     /// The step; default the first fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "step"))]
     pub after: Option<String>,
 }
 
@@ -108,9 +115,11 @@ pub struct DataLoss {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Availability {
     /// The probe.
+    #[schemars(extend("x-names" = "probe"))]
     pub probe: String,
     /// The step the window starts with; default the first step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "step"))]
     pub after: Option<String>,
     /// The window's length; default until the end of the steps.
     #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
@@ -124,6 +133,7 @@ pub struct Availability {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RunbookObjective {
     /// The step that follows the runbook.
+    #[schemars(extend("x-names" = "step"))]
     pub step: String,
     /// The target for the whole.
     pub within: Dur,
@@ -137,12 +147,14 @@ pub struct RunbookObjective {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BackupObjective {
     /// The backup probe.
+    #[schemars(extend("x-names" = "probe"))]
     pub probe: String,
     /// The oldest it may be; default the probe's `maxAge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Dur>,
     /// A backup must have been finished after this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "step"))]
     pub after: Option<String>,
 }
 
@@ -161,9 +173,11 @@ pub struct RestoreObjective {
     pub min_rows: u64,
     /// When the source is read: after this step (default: at the start of the steps, before anything is broken).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "step"))]
     pub source_at: Option<String>,
     /// When the restored copy is read: after this step (default: at the end of the steps).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "step"))]
     pub restored_at: Option<String>,
 }
 
@@ -176,8 +190,10 @@ const fn one() -> u64 {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OrderObjective {
     /// The probes, first to recover first.
+    #[schemars(extend("x-names" = "probe"))]
     pub probes: Vec<String>,
     /// The step.
+    #[schemars(extend("x-names" = "step"))]
     pub after: String,
 }
 
@@ -186,9 +202,11 @@ pub struct OrderObjective {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StepTime {
     /// The step.
+    #[schemars(extend("x-names" = "step"))]
     pub step: String,
     /// Measured from the start of this step; default its own start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "step"))]
     pub after: Option<String>,
     /// The target.
     pub within: Dur,
@@ -199,11 +217,13 @@ pub struct StepTime {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Never {
     /// The probe.
+    #[schemars(extend("x-names" = "probe"))]
     pub probe: String,
     /// The state.
     pub state: super::ProbeState,
     /// Only after this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "step"))]
     pub after: Option<String>,
 }
 
@@ -212,6 +232,7 @@ pub struct Never {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Check {
     /// The probe.
+    #[schemars(extend("x-names" = "probe"))]
     pub probe: String,
     /// The state.
     pub state: super::ProbeState,

@@ -224,9 +224,11 @@ pub struct Postgres {
     pub service: Option<ServiceRef>,
     /// A target (one pod) to connect to directly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "target"))]
     pub target: Option<String>,
     /// For a restored copy: a `runbook` step with `runIn.job`; the database runs in the pod made for it, port 5432.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "step"))]
     pub runbook: Option<String>,
     /// The database's name.
     pub database: String,
@@ -258,6 +260,7 @@ pub struct SqlProbe {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodsProbe {
     /// A target of pods. Matched anew all the time, so that a new leader counts.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// How many must be ready.
     pub ready: u32,
@@ -331,6 +334,7 @@ pub struct BackupProbe {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PgBackRest {
     /// A target of pods in which `pgbackrest` runs; the first ready one is asked.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// Its container; default the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -352,6 +356,7 @@ pub struct LedgerProbe {
     pub postgres: Option<Postgres>,
     /// Read back from these too (a target of pods): every replica, once it has replayed past the primary's position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "target"))]
     pub replicas: Option<String>,
     /// Keys in Redis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -415,6 +420,7 @@ pub struct StatusPageProbe {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CommandProbe {
     /// A target of pods; the first ready one is used.
+    #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// Its container; default the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]

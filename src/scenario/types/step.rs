@@ -11,6 +11,7 @@ one_of! {
         /// Break something.
         "inject" inject: FaultSpec,
         /// Undo the fault of an earlier step, named, before the end of the drill.
+        #[schemars(extend("x-names" = "step"))]
         "revert" revert: String,
         /// Wait until a probe is in a state.
         "waitFor" wait_for: WaitFor,
@@ -64,6 +65,7 @@ pub enum OnFailure {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WaitFor {
     /// The probe.
+    #[schemars(extend("x-names" = "probe"))]
     pub probe: String,
     /// The state; for an alert probe `bad` is firing.
     pub state: ProbeState,
@@ -94,6 +96,7 @@ pub struct Runbook {
     /// Targets that this runbook restores: faults with undo policy `runbook` on them count as undone when it has succeeded.
     /// A fault without a target is named by its step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-names" = "target"))]
     pub restores: Vec<String>,
 }
 
@@ -104,6 +107,7 @@ pub struct Runbook {
 pub struct RunIn {
     /// A target of pods; the first ready one is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "target"))]
     pub target: Option<String>,
     /// The container; default the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -197,6 +201,7 @@ pub struct Declare {
     pub role: Option<String>,
     /// Declared by the receipt of this alert instead of by a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-names" = "probe"))]
     pub alert: Option<String>,
     /// How long that may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
