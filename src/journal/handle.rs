@@ -26,6 +26,8 @@ struct Inner {
     log: Log,
     store: Option<RecordStore>,
     listener: Listener,
+    #[cfg(debug_assertions)]
+    doomed: super::doomed::Doomed,
 }
 
 impl std::fmt::Debug for Journal {
@@ -38,7 +40,14 @@ impl Journal {
     /// A journal over a file and, unless this is a test without a cluster, the in-cluster record.
     pub fn new(log: Log, store: Option<RecordStore>, clock: Clock, listener: Listener) -> Self {
         let (feed, _) = broadcast::channel(DISPLAY_BACKLOG);
-        Self { inner: Arc::new(Mutex::new(Inner { log, store, listener })), clock, feed, failure: watch::Sender::new(None) }
+        let inner = Inner {
+            log,
+            store,
+            listener,
+            #[cfg(debug_assertions)]
+            doomed: super::doomed::Doomed::from_environment(),
+        };
+        Self { inner: Arc::new(Mutex::new(inner)), clock, feed, failure: watch::Sender::new(None) }
     }
 
     /// Appends an event. Returns once it is as durable as its kind demands.
@@ -56,6 +65,8 @@ impl Journal {
         let begins = matches!(event, Event::Started { .. } | Event::Resumed { .. });
         let at = self.clock.now();
         let (record, line) = inner.log.append(at, event)?;
+        #[cfg(debug_assertions)]
+        inner.doomed.passes(&record.event, super::doomed::Moment::Written);
         if for_record && let Some(store) = &mut inner.store {
             store.push(line);
         }
@@ -81,6 +92,8 @@ impl Journal {
                 }
             }
         }
+        #[cfg(debug_assertions)]
+        inner.doomed.passes(&record.event, super::doomed::Moment::Recorded);
         (inner.listener)(&record);
         // No display attached is fine.
         let _ = self.feed.send(record.clone());

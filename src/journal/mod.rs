@@ -6,6 +6,8 @@
 //! **Architecture invariant:** the journal knows nothing of how events come about or what they mean; it makes them
 //! durable, in order.
 
+#[cfg(debug_assertions)]
+mod doomed;
 mod event;
 mod handle;
 mod log;

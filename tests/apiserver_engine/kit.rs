@@ -132,7 +132,18 @@ pub(crate) struct Running {
     pub(crate) out: PathBuf,
 }
 
+/// Without anybody who looks on.
+const QUIETLY: [&str; 2] = ["--auto-ack", "--quiet"];
+
 impl Running {
+    /// Starts it, its output in a file beside its evidence.
+    fn logged(mut command: Command, out: &Path) -> Self {
+        let output = out.with_extension("log");
+        let file = std::fs::File::create(&output).unwrap();
+        let child = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
+        Self { child, output, out: out.to_owned() }
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.id().expect("it has ended already").to_string();
         let sent = std::process::Command::new("kill").args([format!("-{signal}"), pid]).status().unwrap();
@@ -177,21 +188,6 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
-
-    /// SIGKILLs it as soon as the journal has this many steady lines; or it ends before.
-    pub(crate) async fn kill_at(mut self, lines: usize) -> Ended {
-        loop {
-            if steady_lines(&self.out) >= lines {
-                // It may have ended just now.
-                let _ = self.child.start_kill();
-                return self.end().await;
-            }
-            if self.child.try_wait().unwrap().is_some() {
-                return self.end().await;
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
 }
 
 /// The only folder in a folder, if there is one.
@@ -203,12 +199,7 @@ fn journal(out: &Path) -> String {
     only_folder(out).and_then(|dir| std::fs::read_to_string(dir.join("journal.jsonl")).ok()).unwrap_or_default()
 }
 
-/// How many whole lines there are without those of what probes saw, whose number is another one each time.
-fn steady_lines(out: &Path) -> usize {
-    journal(out).split_inclusive('\n').filter(|line| line.ends_with('\n') && !line.contains(r#""event":{"run":"#)).count()
-}
-
-/// The records without those of what probes saw.
+/// The records without those of what probes saw, whose number is another one each time.
 pub(crate) fn steady(records: &[Value]) -> Vec<&Value> {
     records.iter().filter(|record| kind(record) != "run").collect()
 }
@@ -253,11 +244,8 @@ pub(crate) fn step_begun(step: &'static str) -> impl Fn(&Value) -> bool {
 impl Shop {
     /// Starts a command of firedrill that makes evidence, in a folder of its own where nothing but the kubeconfig is known.
     pub(crate) fn start(&self, args: &[&str], more: &[&str], out: &Path, lease: Duration) -> Running {
-        let more: Vec<&str> = ["--auto-ack", "--quiet"].iter().chain(more).copied().collect();
-        let output = out.with_extension("log");
-        let file = std::fs::File::create(&output).unwrap();
-        let child = self.command(args, &more, out, lease).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
-        Running { child, output, out: out.to_owned() }
+        let more: Vec<&str> = QUIETLY.iter().chain(more).copied().collect();
+        Running::logged(self.command(args, &more, out, lease), out)
     }
 
     /// Starts a drill that asks people, on a terminal (as far as it writes) that can go: [`Running::hang_up`].
@@ -293,6 +281,15 @@ impl Shop {
     pub(crate) fn run(&self, scenario: &Path, out: &Path, lease: Duration) -> Running {
         let environment = self.world.environment(&self.own);
         self.start(&["run", scenario.to_str().unwrap(), "-e", environment.to_str().unwrap(), "--yes", "--seed", "7"], &[], out, lease)
+    }
+
+    /// Starts a drill whose runner dies by SIGKILL at a record of its journal, `intent:1:written`: see `src/journal/doomed.rs`.
+    pub(crate) fn run_doomed(&self, scenario: &Path, out: &Path, lease: Duration, at: &str) -> Running {
+        let environment = self.world.environment(&self.own);
+        let args = ["run", scenario.to_str().unwrap(), "-e", environment.to_str().unwrap(), "--yes", "--seed", "7"];
+        let mut command = self.command(&args, &QUIETLY, out, lease);
+        command.env("FIREDRILL_TEST_KILL_AT", at);
+        Running::logged(command, out)
     }
 
     /// Takes a drill over: `resume` or `revert`.
@@ -407,7 +404,7 @@ pub(crate) fn say(what: &str) {
 }
 
 /// The command that is tested; `FIREDRILL_TEST_BINARY` names another build of it, for benchmarks.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("FIREDRILL_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_firedrill").into(), PathBuf::from)
 }
 
