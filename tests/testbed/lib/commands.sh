@@ -5,6 +5,7 @@ usage() {
   cat <<'TEXT'
 testbed: a real Kubernetes cluster, with a real database and monitoring, on one bare Linux machine (root).
 
+  testbed packages [MORE…]     install the Debian packages that are missing
   testbed build                compile Kubernetes and the rest, make the images; kept in a cache, so quick the second time
   testbed up [OPTIONS]         start a cluster
       --nodes N                worker nodes, 1–9, in three zones (default 3)
@@ -54,7 +55,7 @@ main() {
     esac
   done
   case $command in
-    build | up | up-marked | load | status | env | environment | firedrill | logs | volume | smoke | down | provisioner)
+    packages | build | up | up-marked | load | status | env | environment | firedrill | logs | volume | smoke | down | provisioner)
       need_root "$command" # also to look: keys and state are root's
       cluster_use "$name"
       "cmd_$command" "${rest[@]}"

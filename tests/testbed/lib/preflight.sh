@@ -6,6 +6,30 @@ NEEDED_TO_RUN="containerd:containerd ctr:containerd runc:runc ip:iproute2 nft:nf
 openssl:openssl nsenter:util-linux mkfs.ext4:e2fsprogs losetup:mount flock:util-linux iptables:iptables curl:curl jq:jq pgrep:procps"
 NEEDED_TO_BUILD="gcc:gcc tar:tar mmdebstrap:mmdebstrap cargo:cargo"
 
+# The Debian packages of all that, with what they only recommend and is needed here (`gcc` without the C library's headers …).
+DEBIAN_PACKAGES="ca-certificates curl jq procps tar gcc libc6-dev make pkg-config containerd runc containernetworking-plugins iproute2
+iptables nftables conntrack socat iputils-ping openssl util-linux mount e2fsprogs mmdebstrap"
+
+# cmd_packages [MORE…]: installs what is missing of them on a Debian machine; a mirror or proxy may drop a connection, hence three tries.
+cmd_packages() {
+  local package missing=() attempt
+  command -v apt-get >/dev/null || die "this is no Debian machine; install by other means: $(tr '\n' ' ' <<<"$DEBIAN_PACKAGES $*")"
+  for package in $DEBIAN_PACKAGES "$@"; do
+    [ "$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+  done
+  if [ ${#missing[@]} = 0 ]; then
+    say "all packages are here"
+    return
+  fi
+  say "installing: ${missing[*]}"
+  for attempt in 1 2 3; do
+    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" && return
+    warn "attempt $attempt failed"
+    sleep $((attempt * 5))
+  done
+  return 1
+}
+
 need_packages() {
   local pair missing=()
   for pair in $1; do
