@@ -17,11 +17,13 @@ case $part in apiserver | nodes | all) ;; *)
   ;;
 esac
 
+scratch=$(mktemp)
 ours=()
 # shellcheck disable=SC2317 # called by the trap
 finish() {
   local rc=$? name
   trap - EXIT
+  rm -f "$scratch"
   for name in "${ours[@]}"; do "$TESTBED" down --cluster "$name" || rc=1; done
   exit "$rc"
 }
@@ -45,7 +47,7 @@ suite() {
   local name=$1 variable=$2
   shift 2
   printf '\n# %s (%s)\n' "$name" "$(date -u +%T)"
-  env "$variable=$kubeconfig" cargo test --locked --test "$name" -- --nocapture "$@" || failed=1
+  env "$variable=$kubeconfig" cargo test --locked --test "$name" -- --nocapture "$@" || { failed=1 && return 1; }
 }
 
 # What is slow to build is built before anything is up.
@@ -58,7 +60,11 @@ if [ "$part" != nodes ]; then
 fi
 if [ "$part" != apiserver ]; then
   cluster nodes || exit 1
+  # Beside each other: both mostly wait, in namespaces of their own.
+  suite cluster_runbook FIREDRILL_TEST_KUBECONFIG >"$scratch" 2>&1 &
+  runbook=$!
   suite testbed_faults FIREDRILL_TESTBED_KUBECONFIG
-  suite cluster_runbook FIREDRILL_TEST_KUBECONFIG
+  wait "$runbook" || failed=1
+  cat "$scratch"
 fi
 exit "$failed"

@@ -5,7 +5,7 @@
 pages_about_stale_backups() {
   printed_permissions cut-backup-job
   between_seconds 30 48
-  KUBECONFIG=$SCRATCH/runner.kubeconfig drill cut 0 cut-backup-job --set steady=4s
+  KUBECONFIG=$SCRATCH/runner.kubeconfig drill cut 0 cut-backup-job "${BUSY[@]}" --set steady=4s
   all_met
   jq -e '.faults[0] | .injected and .effect != null and .gone != null' "$EVIDENCE/report.json" >/dev/null
   nothing_left
@@ -13,8 +13,10 @@ pages_about_stale_backups() {
 
 # The job says that it succeeded and there is nothing in it. Who watches exit codes sees nothing.
 exit_codes_see_nothing() {
-  # Longer than a minute: one of these jobs starts within it.
-  drill empty 1 cut-backup-job --set how=empty --set alert=OrdersBackupJobFailed --set detect=20s --set patience=65s --set steady=4s
+  # Until one of these jobs, which start with each minute, has run; the cut is some ten seconds from now.
+  local patience=$((15 + 60 - (10#$(date +%S) + 10) % 60))
+  if [ "$patience" -lt 25 ]; then patience=$((patience + 60)); fi
+  drill empty 1 cut-backup-job "${BUSY[@]}" --set how=empty --set alert=OrdersBackupJobFailed --set detect=20s --set patience="${patience}s" --set steady=4s
   only_missed "somebody is paged in time"
   # There was such a job while the alert was waited for, and it did succeed.
   shop get jobs --output json |
@@ -24,7 +26,7 @@ exit_codes_see_nothing() {
 
 # The same cut, seen by who watches the age of backups: it is not the drill that sees nothing.
 age_sees_an_empty_job() {
-  drill empty-age 0 cut-backup-job --set how=empty
+  drill empty-age 0 cut-backup-job "${BUSY[@]}" --set how=empty
   all_met
   nothing_left
 }
@@ -33,7 +35,7 @@ sees_a_missing_rule() {
   # Another name: the rule is still evaluated, but not the one that somebody routes and reads.
   weakened monitoring/rules orders.yml 's/OrdersBackupTooOld/SomethingElse/' restart_prometheus
   # Longer than the limit of 100 s from the newest backup, whenever that was.
-  drill no-rule 1 cut-backup-job --set detect=105s --set patience=110s
+  drill no-rule 1 cut-backup-job "${BUSY[@]}" --set detect=105s --set patience=110s
   only_missed "somebody is paged in time"
   nothing_left
 }

@@ -3,7 +3,7 @@
 
 restores_the_same_rows() {
   printed_permissions restore-from-backup
-  KUBECONFIG=$SCRATCH/runner.kubeconfig drill restore 0 restore-from-backup
+  KUBECONFIG=$SCRATCH/runner.kubeconfig drill restore 0 restore-from-backup "${BUSY[@]}"
   all_met
   jq -e '[.runbooks[]? | select(.state == "succeeded")] | length >= 5' "$EVIDENCE/report.json" >/dev/null
   nothing_left
@@ -17,7 +17,7 @@ sees_one_changed_row() {
   local scenario
   scenario=$(variant restore-from-backup \
     "s/^## Look at it/## Damage one row\n\n\`\`\`sh\npsql -h \/tmp -d orders -X -c 'update accounts set name = upper(name) where id = 4711'\n\`\`\`\n\n&/")
-  drill changed-row 1 "$scenario"
+  drill changed-row 1 "$scenario" "${BUSY[@]}"
   only_missed "the accounts are the same"
   jq -e '.runbooks[] | select(.title == "Damage one row").detail | test("UPDATE 1")' "$EVIDENCE/report.json" >/dev/null
   nothing_left
@@ -31,7 +31,7 @@ sees_a_missing_key() {
   shop patch secret backup-repo2-cipher --type merge --patch "$(jq -n --arg v "$(printf 'not the key' | base64)" '{data: {pass: $v}}')"
   shop rollout restart deployment/backup-repo2
   shop rollout status deployment/backup-repo2 --timeout 90s
-  drill missing-key 1 restore-from-backup --set repository=2 --set maxAge=1h
+  drill missing-key 1 restore-from-backup "${BUSY[@]}" --set repository=2 --set maxAge=1h
   outcome "restored in time" missed
   outcome "customers notice nothing" met
   # Nothing was restored, so nothing can be said to be the same.
@@ -46,7 +46,7 @@ key_back() {
 
 # With its key the second repository is as good as the first: what failed above is the key.
 restores_from_the_second_repository() {
-  drill second-repository 0 restore-from-backup --set repository=2 --set maxAge=1h
+  drill second-repository 0 restore-from-backup "${BUSY[@]}" --set repository=2 --set maxAge=1h
   all_met
   nothing_left
 }
@@ -55,14 +55,14 @@ restores_from_the_second_repository() {
 sees_a_slow_runbook() {
   local scenario
   scenario=$(variant restore-from-backup "s/^df -h/sleep 25; &/")
-  drill slow 1 "$scenario" --set rto=20s
+  drill slow 1 "$scenario" "${BUSY[@]}" --set rto=20s
   only_missed "restored in time"
   nothing_left
 }
 ends_a_step_that_hangs() {
   local scenario
   scenario=$(variant restore-from-backup "s/<!-- within: 30s -->/<!-- within: 3s -->/" "s/^df -h/sleep 60; &/")
-  drill ended 1 "$scenario"
+  drill ended 1 "$scenario" "${BUSY[@]}"
   outcome "restored in time" missed
   jq -e '.runbooks[] | select(.title == "The volume is empty" and .state == "timed out")' "$EVIDENCE/report.json" >/dev/null
   nothing_left
