@@ -203,6 +203,10 @@ async fn the_printed_roles_suffice_and_no_more_is_given() {
 
     let roles = plan(&world, &files, None, &["--rbac", "--rbac-subject", &format!("User:{user}")]);
     assert_eq!(roles.status.code(), Some(0), "{}", stderr(&roles));
+    // Where nobody is named, it is the account in the environment's own namespace.
+    let unnamed = stdout(&plan(&world, &files, None, &["--rbac"]));
+    let account = format!("kind: ServiceAccount\n    name: \"firedrill\"\n    namespace: \"{}-own\"", world.namespace);
+    assert!(unnamed.contains(&account), "{unnamed}");
     let mut made = Vec::new();
     for document in stdout(&roles).split("---\n") {
         // Cluster-wide names of drills of other tests must not meet.

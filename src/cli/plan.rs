@@ -27,9 +27,10 @@ pub(crate) struct PlanArgs {
     /// Print the Roles the drill needs instead, as YAML.
     #[arg(long)]
     rbac: bool,
-    /// Who gets them: `ServiceAccount:namespace/name`, `User:name` or `Group:name`.
-    #[arg(long, value_name = "SUBJECT", requires = "rbac", default_value = "ServiceAccount:firedrill/firedrill")]
-    rbac_subject: rbac::Subject,
+    /// Who gets them: `ServiceAccount:namespace/name`, `User:name` or `Group:name`. Default: the ServiceAccount `firedrill` in
+    /// firedrill's own namespace, as the environment names it.
+    #[arg(long, value_name = "SUBJECT", requires = "rbac")]
+    rbac_subject: Option<rbac::Subject>,
 }
 
 /// Runs the command.
@@ -50,7 +51,10 @@ async fn plan(args: &PlanArgs) -> Result<(), CliError> {
         std::fs::write(path, &json).map_err(|error| CliError::Usage(format!("failed to write {}: {error}", path.display())))?;
     }
     let text = match (args.rbac, args.output) {
-        (true, _) => rbac::yaml(plan, &args.rbac_subject),
+        (true, _) => {
+            let own = || rbac::Subject::service_account(&plan.place.firedrill.namespace, "firedrill");
+            rbac::yaml(plan, &args.rbac_subject.clone().unwrap_or_else(own))
+        }
         (false, Output::Json) => json,
         (false, Output::Text) => render::render_with(plan, common::width(), common::color_stdout()) + "\n",
     };

@@ -29,7 +29,7 @@ pub struct Stop {
 
 impl std::fmt::Display for Stop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("all drills of this cluster are stopped")?;
+        f.write_str("all drills are stopped")?;
         if !self.by.is_empty() {
             write!(f, " by {}", self.by)?;
         }

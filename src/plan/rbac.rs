@@ -369,6 +369,13 @@ pub struct Subject {
     pub name: String,
 }
 
+impl Subject {
+    /// A ServiceAccount.
+    pub fn service_account(namespace: &str, name: &str) -> Self {
+        Self { kind: "ServiceAccount".to_owned(), namespace: Some(namespace.to_owned()), name: name.to_owned() }
+    }
+}
+
 impl std::str::FromStr for Subject {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
@@ -408,8 +415,7 @@ pub fn yaml(plan: &Plan, subject: &Subject) -> String {
              kind: ServiceAccount\nmetadata:\n  name: {}\n  namespace: {own}\n---\n",
             quoted(account)
         );
-        let subject = Subject { kind: "ServiceAccount".to_owned(), namespace: Some(own.to_owned()), name: account.to_owned() };
-        out += &roles(&format!("{name}-watchdog"), watchdog.rbac.iter(), &subject);
+        out += &roles(&format!("{name}-watchdog"), watchdog.rbac.iter(), &Subject::service_account(own, account));
     }
     out
 }

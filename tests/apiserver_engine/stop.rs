@@ -59,7 +59,7 @@ async fn a_stop_ends_every_drill_and_lets_none_begin() {
     maps.create(&kube::api::PostParams::default(), &serde_json::from_value(by_hand).unwrap()).await.unwrap();
     let refused = shop.run(&file, &third, LEASE).end().await;
     assert_eq!(refused.code, Some(4), "{}", refused.said);
-    assert!(refused.said.contains("all drills of this cluster are stopped"), "{}", refused.said);
+    assert!(refused.said.contains("all drills are stopped"), "{}", refused.said);
 
     assert!(stop(&shop, &["--lift"]).contains("may run again"));
     assert!(stop(&shop, &["--lift"]).contains("were not stopped"));
