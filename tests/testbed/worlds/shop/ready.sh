@@ -57,16 +57,27 @@ prometheus_scrapes() {
     [ "$(prometheus 'count(orders_pg_in_recovery == 0)')" = 1 ]
 }
 
-backup_asked() {
-  shop get job "$2" >/dev/null 2>&1 || shop create job "$2" --from="cronjob/$1" >/dev/null 2>&1
+# The Jobs of a backup: those that its CronJob started, and the one that does not wait for its minute.
+backup_jobs() {
+  shop get jobs --output json | jq --arg n "$1" '[.items[] | select(.metadata.name | test("^" + $n + "-(first|[0-9]+)$"))]' 2>/dev/null
 }
-# backup_done CRONJOB JOB: a job that failed (the primary moved, say) is asked for again.
+# Two at once would only wait for each other's lock.
+backup_asked() {
+  local running
+  running=$(backup_jobs "$1" | jq '[.[] | select(.status.succeeded != 1 and (.status.failed // 0) == 0)] | length')
+  [ "${running:-0}" -gt 0 ] || shop create job "$1-first" --from="cronjob/$1" >/dev/null 2>&1
+}
+# backup_done CRONJOB: one of them has ended well. The first of all is a full backup. When all have failed (the primary moved, say), it is
+# asked for again.
 backup_done() {
-  backup_asked "$1" "$2" || return 1
-  case $(shop get job "$2" --output 'jsonpath={.status.succeeded}/{.status.failed}') in
-    1/*) return 0 ;;
-    /[1-9]*) shop logs "job/$2" --tail 3 >&2; shop delete job "$2" >/dev/null ;;
-  esac
+  local jobs
+  jobs=$(backup_jobs "$1")
+  if jq -e 'any(.[]; .status.succeeded == 1)' <<<"$jobs" >/dev/null 2>&1; then return 0; fi
+  if jq -e 'any(.[]; .metadata.name == $n and (.status.failed // 0) > 0)' --arg n "$1-first" <<<"$jobs" >/dev/null 2>&1; then
+    shop logs "job/$1-first" --tail 3 >&2
+    shop delete job "$1-first" >/dev/null
+  fi
+  backup_asked "$1"
   return 1
 }
 backups_known() { [ "$(prometheus 'count(pgbackrest_backup_last_full_timestamp_seconds{stanza="orders"})')" = 2 ]; }
@@ -78,13 +89,13 @@ quiet() { [ "$(prometheus 'count(ALERTS{alertname!="Heartbeat",alertstate="firin
 
 until_true 90 "a primary is elected" has_primary
 until_true 60 "repository 1 serves" rolled_out shop backup-repo1
-backup_asked orders-backup orders-backup-first
+backup_asked orders-backup
 until_true 60 "two replicas stream" replicas_stream
 until_true 30 "one of them is synchronous" has_synchronous
 until_true 60 "checkout answers 200" checkout_answers
-until_true 90 "first full backup in repository 1" backup_done orders-backup orders-backup-first
+until_true 90 "first full backup in repository 1" backup_done orders-backup
 until_true 60 "repository 2 serves" rolled_out shop backup-repo2
-until_true 90 "first full backup in repository 2" backup_done orders-backup-repo2 orders-backup-repo2-first
+until_true 90 "first full backup in repository 2" backup_done orders-backup-repo2
 until_true 60 "Prometheus scrapes everything" prometheus_scrapes
 until_true 30 "Prometheus knows of both backups" backups_known
 until_true 30 "a page arrives at the receiver" pages_arrive
