@@ -21,6 +21,7 @@ pub mod probe;
 
 pub mod report;
 pub mod runbook;
+pub mod sandbox;
 pub mod scenario;
 pub mod selector;
 mod signals;

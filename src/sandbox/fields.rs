@@ -1,0 +1,379 @@
+//! Sets of fields, as `managedFields` holds them (`fieldsV1`), and the questions server-side apply asks of them: which
+//! fields an object has, how two objects differ, what is taken away (`sigs.k8s.io/structured-merge-diff`).
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::schema::{List, Schema};
+
+/// A set of fields: a tree in which each node may be a member itself. Steps are written as in `fieldsV1`: `f:spec`,
+/// `k:{"name":"web"}`, `v:"value"`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Fields {
+    member: bool,
+    below: BTreeMap<String, Fields>,
+}
+
+impl Fields {
+    pub(super) fn is_empty(&self) -> bool {
+        !self.member && self.below.values().all(Self::is_empty)
+    }
+
+    fn insert(&mut self, path: &[String]) {
+        let mut at = self;
+        for step in path {
+            at = at.below.entry(step.clone()).or_default();
+        }
+        at.member = true;
+    }
+
+    fn tidy(mut self) -> Self {
+        self.below.retain(|_, below| !below.is_empty());
+        self
+    }
+
+    /// Members of either.
+    pub(super) fn union(&self, other: &Self) -> Self {
+        let mut all = self.clone();
+        all.member |= other.member;
+        for (step, below) in &other.below {
+            match all.below.get_mut(step) {
+                Some(mine) => *mine = mine.union(below),
+                None => drop(all.below.insert(step.clone(), below.clone())),
+            }
+        }
+        all
+    }
+
+    /// Members of this that are not members of the other.
+    pub(super) fn difference(&self, other: &Self) -> Self {
+        let below = self.below.iter().map(|(step, mine)| {
+            let left = other.below.get(step).map_or_else(|| mine.clone(), |theirs| mine.difference(theirs));
+            (step.clone(), left)
+        });
+        Self { member: self.member && !other.member, below: below.collect() }.tidy()
+    }
+
+    /// Members of both.
+    pub(super) fn intersection(&self, other: &Self) -> Self {
+        let below = self.below.iter().filter_map(|(step, mine)| Some((step.clone(), mine.intersection(other.below.get(step)?))));
+        Self { member: self.member && other.member, below: below.collect() }.tidy()
+    }
+
+    /// Without these fields and all below them.
+    fn without(mut self, path: &[&str]) -> Self {
+        match path {
+            [] => Self::default(),
+            [last] => {
+                self.below.remove(*last);
+                self
+            }
+            [step, rest @ ..] => {
+                if let Some(below) = self.below.remove(*step) {
+                    let left = below.without(rest);
+                    if !left.is_empty() {
+                        self.below.insert((*step).to_owned(), left);
+                    }
+                }
+                self
+            }
+        }
+    }
+
+    /// Without what no manager owns, because the API server sets it (`stripSet` of the field manager; status or all but
+    /// status, as each kind's `GetResetFields` says).
+    pub(super) fn owned(self, subresource: &str, has_status: bool) -> Self {
+        const SYSTEM: [&str; 8] =
+            ["f:name", "f:namespace", "f:creationTimestamp", "f:selfLink", "f:uid", "f:managedFields", "f:generation", "f:resourceVersion"];
+        let mut left = self.without(&["f:apiVersion"]).without(&["f:kind"]);
+        if let Some(metadata) = left.below.get_mut("f:metadata") {
+            metadata.member = false;
+        }
+        for step in SYSTEM {
+            left = left.without(&["f:metadata", step]);
+        }
+        for step in ["f:deletionTimestamp", "f:deletionGracePeriodSeconds"] {
+            left = left.without(&["f:metadata", step]);
+        }
+        match subresource {
+            "" if has_status => left = left.without(&["f:status"]),
+            "status" => left = left.without(&["f:spec"]),
+            _ => {}
+        }
+        left.member = false;
+        left.tidy()
+    }
+
+    /// As `fieldsV1`.
+    pub(super) fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        if self.member && !self.below.is_empty() {
+            map.insert(".".to_owned(), Value::Object(Map::new()));
+        }
+        for (step, below) in &self.below {
+            map.insert(step.clone(), below.to_json());
+        }
+        Value::Object(map)
+    }
+
+    /// From `fieldsV1`.
+    pub(super) fn from_json(value: &Value) -> Self {
+        Self::read(value, 0)
+    }
+
+    fn read(value: &Value, depth: usize) -> Self {
+        let mut fields = Self::default();
+        let Some(map) = value.as_object() else { return fields };
+        if depth > 128 {
+            return fields;
+        }
+        fields.member = depth > 0 && (map.is_empty() || map.contains_key("."));
+        for (step, below) in map {
+            if step != "." {
+                fields.below.insert(canonical(step), Self::read(below, depth + 1));
+            }
+        }
+        fields
+    }
+
+    /// Each member as Kubernetes writes a path: `.spec.containers[name="web"].image`.
+    pub(super) fn paths(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        self.gather(String::new(), &mut all);
+        all
+    }
+
+    fn gather(&self, path: String, all: &mut Vec<String>) {
+        for (step, below) in &self.below {
+            let here = match step.split_at_checked(2) {
+                Some(("f:", name)) => format!("{path}.{name}"),
+                Some(("k:", keys)) => {
+                    let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+                    let keys: Vec<String> = keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                    format!("{path}[{}]", keys.join(","))
+                }
+                Some(("v:", value)) => format!("{path}[={value}]"),
+                _ => format!("{path}[{step}]"),
+            };
+            if below.member {
+                all.push(here.clone());
+            }
+            below.gather(here, all);
+        }
+    }
+}
+
+/// The same step in the one spelling used here: keys sorted, no spaces.
+fn canonical(step: &str) -> String {
+    match step.split_at_checked(2) {
+        Some(("k:", keys)) => match serde_json::from_str::<BTreeMap<String, Value>>(keys) {
+            Ok(keys) => format!("k:{}", serde_json::to_string(&keys).unwrap_or_default()),
+            Err(_) => step.to_owned(),
+        },
+        _ => step.to_owned(),
+    }
+}
+
+/// The step to a list's item; none in a list that is one value.
+pub(super) fn item_step(schema: &Schema, item: &Value) -> Option<String> {
+    match &schema.list {
+        List::Atomic => None,
+        List::Set => Some(format!("v:{item}")),
+        List::Keyed(keys) => {
+            let mut found = BTreeMap::new();
+            for key in keys {
+                let value = item.get(key).cloned().or_else(|| default_key(key))?;
+                found.insert(key, value);
+            }
+            Some(format!("k:{}", serde_json::to_string(&found).ok()?))
+        }
+    }
+}
+
+/// Keys that have a default in the API's schema.
+fn default_key(key: &str) -> Option<Value> {
+    (key == "protocol").then(|| Value::from("TCP"))
+}
+
+/// A value's children, by step; none if it is one value to the schema (`None`).
+fn children<'a>(schema: &'a Schema, value: &'a Value) -> Option<Vec<(String, &'a Schema, &'a Value)>> {
+    match value {
+        Value::Object(map) if !schema.atomic => {
+            Some(map.iter().map(|(name, value)| (format!("f:{name}"), schema.field(name), value)).collect())
+        }
+        Value::Array(items) if schema.list != List::Atomic => {
+            Some(items.iter().filter_map(|item| Some((item_step(schema, item)?, schema.item(), item))).collect())
+        }
+        _ => None,
+    }
+}
+
+/// The fields that an object has (`TypedValue.ToFieldSet`).
+pub(super) fn of(schema: &Schema, value: &Value) -> Fields {
+    let mut fields = Fields::default();
+    collect(schema, value, &mut Vec::new(), &mut fields);
+    fields
+}
+
+fn collect(schema: &Schema, value: &Value, path: &mut Vec<String>, fields: &mut Fields) {
+    let Some(below) = children(schema, value) else {
+        return fields.insert(path);
+    };
+    if below.is_empty() {
+        return if value.is_object() && !path.is_empty() {
+            fields.insert(path)
+        };
+    }
+    for (step, schema, value) in below {
+        let in_list = !step.starts_with("f:");
+        path.push(step);
+        collect(schema, value, path, fields);
+        if in_list {
+            fields.insert(path);
+        }
+        path.pop();
+    }
+}
+
+/// How two objects differ (`typed.Comparison`).
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    pub(super) added: Fields,
+    pub(super) modified: Fields,
+    pub(super) removed: Fields,
+}
+
+/// Compares an object before and after.
+pub(super) fn compare(schema: &Schema, before: &Value, after: &Value) -> Comparison {
+    let mut comparison = Comparison::default();
+    walk(schema, Some(before), Some(after), &mut Vec::new(), &mut comparison);
+    comparison
+}
+
+fn walk(schema: &Schema, before: Option<&Value>, after: Option<&Value>, path: &mut Vec<String>, into: &mut Comparison) {
+    if before == after {
+        return;
+    }
+    let empty = |value: Option<&Value>| match value {
+        None | Some(Value::Null) => true,
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(Value::Array(items)) => items.is_empty(),
+        Some(_) => false,
+    };
+    let left = before.map(|value| children(schema, value));
+    let right = after.map(|value| children(schema, value));
+    let leaf = matches!(left, Some(None)) || matches!(right, Some(None)) || empty(before) && empty(after);
+    if !leaf {
+        let old: BTreeMap<String, (&Schema, &Value)> =
+            left.flatten().into_iter().flatten().map(|(step, schema, value)| (step, (schema, value))).collect();
+        let new: BTreeMap<String, (&Schema, &Value)> =
+            right.flatten().into_iter().flatten().map(|(step, schema, value)| (step, (schema, value))).collect();
+        for (step, (schema, value)) in &new {
+            path.push(step.clone());
+            walk(schema, old.get(step).map(|(_, value)| *value), Some(value), path, into);
+            path.pop();
+        }
+        for (step, (schema, value)) in &old {
+            if !new.contains_key(step) {
+                path.push(step.clone());
+                walk(schema, Some(value), None, path, into);
+                path.pop();
+            }
+        }
+    }
+    match (before, after) {
+        (None, _) => into.added.insert(path),
+        (_, None) => into.removed.insert(path),
+        _ if leaf => into.modified.insert(path),
+        _ => {}
+    }
+}
+
+/// Merges a configuration into an object: its fields win, keyed items are merged, items of sets are added
+/// (`TypedValue.Merge`).
+pub(super) fn merge(schema: &Schema, live: &mut Value, config: &Value) {
+    match (&mut *live, config) {
+        (Value::Object(live), Value::Object(config)) if !schema.atomic => {
+            for (name, value) in config {
+                match live.get_mut(name) {
+                    Some(mine) => merge(schema.field(name), mine, value),
+                    None => drop(live.insert(name.clone(), value.clone())),
+                }
+            }
+        }
+        (Value::Array(mine), Value::Array(theirs)) if schema.list != List::Atomic => merge_items(schema, mine, theirs),
+        (live, config) => *live = config.clone(),
+    }
+}
+
+/// The configuration's order among its own items; others stay before the one that followed them.
+fn merge_items(schema: &Schema, live: &mut Vec<Value>, config: &[Value]) {
+    let place = |items: &[Value], step: &Option<String>| items.iter().position(|item| item_step(schema, item) == *step);
+    let mut merged: Vec<Value> = Vec::with_capacity(live.len() + config.len());
+    let mut at = 0;
+    for item in config {
+        let step = item_step(schema, item);
+        if let Some(found) = place(live, &step) {
+            // What only the live object has and stands before it stays before it.
+            while at < found {
+                let step = item_step(schema, &live[at]);
+                if place(config, &step).is_none() {
+                    merged.push(live[at].clone());
+                }
+                at += 1;
+            }
+            at = at.max(found + 1);
+            let mut mine = live[found].clone();
+            merge(schema.item(), &mut mine, item);
+            merged.push(mine);
+        } else {
+            merged.push(item.clone());
+        }
+    }
+    let present: Vec<Option<String>> = merged.iter().map(|item| item_step(schema, item)).collect();
+    for item in live.iter() {
+        if !present.contains(&item_step(schema, item)) {
+            merged.push(item.clone());
+        }
+    }
+    *live = merged;
+}
+
+/// Takes fields away: a member goes with all below it unless `kept` has something there.
+pub(super) fn remove(schema: &Schema, value: &mut Value, gone: &Fields, kept: &Fields) {
+    let goes = |step: &str, gone: &Fields, kept: &Fields| {
+        gone.below.get(step).is_some_and(|g| g.member) && kept.below.get(step).is_none_or(Fields::is_empty)
+    };
+    match value {
+        Value::Object(map) if !schema.atomic => {
+            map.retain(|name, _| !goes(&format!("f:{name}"), gone, kept));
+            let none = Fields::default();
+            let mut emptied = Vec::new();
+            for (name, value) in map.iter_mut() {
+                let step = format!("f:{name}");
+                if let Some(below) = gone.below.get(&step) {
+                    remove(schema.field(name), value, below, kept.below.get(&step).unwrap_or(&none));
+                    let empty = value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty);
+                    if empty && kept.below.get(&step).is_none_or(Fields::is_empty) {
+                        emptied.push(name.clone());
+                    }
+                }
+            }
+            for name in emptied {
+                map.shift_remove(&name);
+            }
+        }
+        Value::Array(items) if schema.list != List::Atomic => {
+            items.retain(|item| !item_step(schema, item).is_some_and(|step| goes(&step, gone, kept)));
+            let none = Fields::default();
+            for item in items.iter_mut() {
+                let Some(step) = item_step(schema, item) else { continue };
+                if let Some(below) = gone.below.get(&step) {
+                    remove(schema.item(), item, below, kept.below.get(&step).unwrap_or(&none));
+                }
+            }
+        }
+        _ => {}
+    }
+}

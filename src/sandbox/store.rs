@@ -1,0 +1,238 @@
+//! Objects by (group, resource, namespace, name), one counter of versions for all, and the log of changes that watches
+//! and lists of the past read.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
+use serde_json::Value;
+
+/// How many changes the log holds before the oldest are forgotten.
+const LOG_LIMIT: usize = 20_000;
+
+/// Namespace (empty where there is none) and name.
+pub(super) type Key = (String, String);
+
+/// An object in one version. Its value has neither `apiVersion` nor `kind`: those depend on how it is asked for.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) value: Value,
+    pub(super) version: u64,
+    json: OnceLock<Bytes>,
+}
+
+impl Stored {
+    pub(super) fn new(value: Value, version: u64) -> Arc<Self> {
+        Arc::new(Self { value, version, json: OnceLock::new() })
+    }
+
+    /// As JSON, made once.
+    pub(super) fn json(&self) -> &Bytes {
+        self.json.get_or_init(|| serde_json::to_vec(&self.value).unwrap_or_default().into())
+    }
+}
+
+/// A change.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) version: u64,
+    pub(super) shelf: Arc<str>,
+    pub(super) key: Key,
+    /// None: it was created.
+    pub(super) before: Option<Arc<Stored>>,
+    /// Of a deletion the last state, with the deletion's version.
+    pub(super) after: Arc<Stored>,
+    pub(super) deleted: bool,
+}
+
+type Shelf = BTreeMap<Key, Arc<Stored>>;
+
+/// The store.
+#[derive(Debug)]
+pub(super) struct Store {
+    version: u64,
+    /// Changes up to this version are forgotten.
+    compacted: u64,
+    shelves: BTreeMap<Arc<str>, Shelf>,
+    log: VecDeque<Change>,
+    rng: StdRng,
+}
+
+impl Store {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { version: 0, compacted: 0, shelves: BTreeMap::new(), log: VecDeque::new(), rng: StdRng::seed_from_u64(seed) }
+    }
+
+    /// The version of the newest change.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Changes up to this version are forgotten.
+    pub(super) fn compacted(&self) -> u64 {
+        self.compacted
+    }
+
+    /// A fresh uid (a random UUID, from the seed).
+    pub(super) fn uid(&mut self) -> String {
+        let mut bytes = [0_u8; 16];
+        self.rng.fill_bytes(&mut bytes);
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let hex = hex::encode(bytes);
+        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    }
+
+    /// The five letters that `generateName` adds (`k8s.io/apimachinery/pkg/util/rand`).
+    pub(super) fn suffix(&mut self) -> String {
+        const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+        (0..5).map(|_| char::from(LETTERS[self.below(LETTERS.len())])).collect()
+    }
+
+    /// A number below the bound, which is at least 1.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        self.rng.random_range(0..bound.max(1))
+    }
+
+    pub(super) fn get(&self, shelf: &str, key: &Key) -> Option<&Arc<Stored>> {
+        self.shelves.get(shelf)?.get(key)
+    }
+
+    /// Objects in order of namespace and name; of one namespace unless it is empty.
+    pub(super) fn list(&self, shelf: &str, namespace: &str) -> impl Iterator<Item = (&Key, &Arc<Stored>)> {
+        let from = (namespace.to_owned(), String::new());
+        let namespace = namespace.to_owned();
+        let found = self.shelves.get(shelf).map(|shelf| shelf.range(from..));
+        found.into_iter().flatten().take_while(move |(key, _)| namespace.is_empty() || key.0 == namespace)
+    }
+
+    /// Objects as they were at a version; none if that is forgotten.
+    pub(super) fn list_at(&self, shelf: &str, namespace: &str, version: u64) -> Option<BTreeMap<Key, Arc<Stored>>> {
+        if version < self.compacted {
+            return None;
+        }
+        let mut found: Shelf = self.list(shelf, namespace).map(|(key, stored)| (key.clone(), Arc::clone(stored))).collect();
+        for change in self.log.iter().rev().take_while(|change| change.version > version) {
+            if *change.shelf == *shelf && (namespace.is_empty() || change.key.0 == namespace) {
+                match &change.before {
+                    Some(before) => drop(found.insert(change.key.clone(), Arc::clone(before))),
+                    None => drop(found.remove(&change.key)),
+                }
+            }
+        }
+        Some(found)
+    }
+
+    /// Writes an object, under the next version.
+    pub(super) fn put(&mut self, shelf: &str, key: &Key, mut value: Value) -> Arc<Stored> {
+        self.version += 1;
+        set_version(&mut value, self.version);
+        let stored = Stored::new(value, self.version);
+        let shelf = self.shelf(shelf);
+        let before = self.shelves.entry(Arc::clone(&shelf)).or_default().insert(key.clone(), Arc::clone(&stored));
+        self.record(Change { version: self.version, shelf, key: key.clone(), before, after: Arc::clone(&stored), deleted: false });
+        stored
+    }
+
+    /// Takes an object away. What is given back carries the version of its deletion.
+    pub(super) fn delete(&mut self, shelf: &str, key: &Key) -> Option<Arc<Stored>> {
+        let before = self.shelves.get_mut(shelf)?.remove(key)?;
+        self.version += 1;
+        let mut value = before.value.clone();
+        set_version(&mut value, self.version);
+        let after = Stored::new(value, self.version);
+        let shelf = self.shelf(shelf);
+        let change =
+            Change { version: self.version, shelf, key: key.clone(), before: Some(before), after: Arc::clone(&after), deleted: true };
+        self.record(change);
+        Some(after)
+    }
+
+    fn shelf(&self, shelf: &str) -> Arc<str> {
+        self.shelves.get_key_value(shelf).map_or_else(|| Arc::from(shelf), |(name, _)| Arc::clone(name))
+    }
+
+    fn record(&mut self, change: Change) {
+        self.log.push_back(change);
+        while self.log.len() > LOG_LIMIT {
+            if let Some(oldest) = self.log.pop_front() {
+                self.compacted = oldest.version;
+            }
+        }
+    }
+
+    /// Forgets all changes so far: watches and lists of an older version get 410.
+    pub(super) fn compact(&mut self) {
+        self.log.clear();
+        self.compacted = self.version;
+    }
+
+    /// Changes after a version, oldest first; none if some of them are forgotten.
+    pub(super) fn since(&self, version: u64) -> Option<impl Iterator<Item = &Change>> {
+        if version < self.compacted {
+            return None;
+        }
+        let from = self.log.partition_point(|change| change.version <= version);
+        Some(self.log.range(from..))
+    }
+}
+
+fn set_version(value: &mut Value, version: u64) {
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("resourceVersion".to_owned(), Value::from(version.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        ("shop".to_owned(), name.to_owned())
+    }
+
+    #[test]
+    fn the_past_can_be_listed_until_it_is_forgotten() {
+        let mut store = Store::new(1);
+        store.put("/pods", &key("a"), json!({"metadata": {}, "n": 1}));
+        store.put("/pods", &key("b"), json!({"metadata": {}}));
+        let then = store.version();
+        store.put("/pods", &key("a"), json!({"metadata": {}, "n": 2}));
+        store.delete("/pods", &key("b")).unwrap();
+        store.put("/pods", &key("c"), json!({"metadata": {}}));
+        let past = store.list_at("/pods", "shop", then).unwrap();
+        assert_eq!(past.keys().map(|key| key.1.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(past[&key("a")].value["n"], 1);
+        assert_eq!(store.since(then).unwrap().count(), 3);
+        store.compact();
+        assert!(store.list_at("/pods", "shop", then).is_none() && store.since(then).is_none());
+        assert_eq!(store.since(store.version()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_log_is_bounded() {
+        let mut store = Store::new(1);
+        for n in 0..LOG_LIMIT + 10 {
+            store.put("/configmaps", &key("a"), json!({"metadata": {}, "n": n}));
+        }
+        assert_eq!(store.log.len(), LOG_LIMIT);
+        assert_eq!(store.compacted(), 10);
+        assert!(store.since(9).is_none() && store.since(10).is_some());
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_names() {
+        let names = |seed| {
+            let mut store = Store::new(seed);
+            (store.uid(), store.suffix())
+        };
+        assert_eq!(names(7), names(7));
+        assert_ne!(names(7), names(8));
+        assert_eq!(names(7).0.len(), 36);
+    }
+}
