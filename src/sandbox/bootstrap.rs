@@ -33,6 +33,8 @@ pub(super) fn fill(state: &mut State) {
         {"verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"]},
     ]);
     role(state, "system:basic-user", basic, "system:authenticated");
+    // Nobody has seen the cluster's beginning: to ask for it is to ask for what is long gone.
+    state.store.compact();
 }
 
 fn role(state: &mut State, name: &str, rules: Value, group: &str) {
@@ -52,6 +54,6 @@ fn put(state: &mut State, shelf: &str, namespace: &str, name: &str, mut value: V
     metadata.insert("name".to_owned(), Value::from(name));
     metadata.insert("uid".to_owned(), Value::from(uid));
     metadata.insert("creationTimestamp".to_owned(), Value::from(now));
-    let key: Key = (namespace.to_owned(), name.to_owned());
+    let key = Key(namespace.to_owned(), name.to_owned());
     state.store.put(shelf, &key, value);
 }

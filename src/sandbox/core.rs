@@ -24,6 +24,8 @@ pub(super) struct State {
     pub(super) audit: Audit,
     pub(super) weather: Weather,
     pub(super) kubelets: Option<Arc<dyn Kubelets>>,
+    /// What the answer to the request of now says besides (`Warning` headers).
+    pub(super) warnings: Vec<String>,
     /// How many requests there have been.
     pub(super) requests: u64,
     /// Now, in microseconds since the Unix epoch: read once a request.
@@ -84,6 +86,7 @@ impl Core {
             audit: Audit::default(),
             weather: Weather::default(),
             kubelets: None,
+            warnings: Vec::new(),
             requests: 0,
             now_us: wall_us,
         };
@@ -152,7 +155,7 @@ pub(super) fn pairs<'a>(value: &'a Value, pointer: &str) -> Vec<(&'a str, &'a st
 
 /// Where an object is stored.
 pub(super) fn key(kind: &Kind, place: &Place) -> Key {
-    (if kind.namespaced { place.namespace.clone() } else { String::new() }, place.name.clone())
+    Key(if kind.namespaced { place.namespace.clone() } else { String::new() }, place.name.clone())
 }
 
 impl State {
@@ -166,12 +169,12 @@ impl State {
     /// # Errors
     /// 404.
     pub(super) fn found(&self, kind: &Kind, place: &Place) -> Answer<Arc<Stored>> {
-        let stored = self.store.get(&kind.shelf(), &key(kind, place));
+        let stored = self.store.get(kind.shelf(), &key(kind, place));
         stored.cloned().ok_or_else(|| Refusal::not_found(kind, &place.name))
     }
 
     /// An object of a built-in kind, of the inside.
     pub(super) fn peek(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<&Arc<Stored>> {
-        self.store.get(&format!("{group}/{plural}"), &(namespace.to_owned(), name.to_owned()))
+        self.store.get(&format!("{group}/{plural}"), &Key(namespace.to_owned(), name.to_owned()))
     }
 }

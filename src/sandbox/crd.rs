@@ -64,7 +64,7 @@ pub(super) fn established(state: &mut State, stored: &Arc<Stored>) -> Arc<Stored
     if value == *definition {
         return Arc::clone(stored);
     }
-    let key: Key = (String::new(), text(definition, "/metadata/name").to_owned());
+    let key = Key(String::new(), text(definition, "/metadata/name").to_owned());
     state.store.put("apiextensions.k8s.io/customresourcedefinitions", &key, value);
     // The answer is the object as it was written; its status follows by watch, as from a real server.
     Arc::clone(stored)
@@ -76,7 +76,7 @@ pub(super) fn gone(state: &mut State, definition: &Value) {
     let shelf = format!("{group}/{plural}");
     let keys: Vec<Key> = state.store.list(&shelf, "").map(|(key, _)| key.clone()).collect();
     for key in keys {
-        state.store.delete(&shelf, &key);
+        state.store.delete(&shelf, &key, None);
     }
     state.kinds.remove(&group, &plural);
 }
@@ -95,12 +95,15 @@ fn kinds(definition: &Value) -> Vec<Kind> {
                 kind: string("/spec/names/kind"),
                 list: string("/spec/names/listKind"),
                 plural: string("/spec/names/plural"),
+                shelf: format!("{}/{}", string("/spec/group"), string("/spec/names/plural")),
                 singular: string("/spec/names/singular"),
                 short: list("/spec/names/shortNames"),
                 categories: list("/spec/names/categories"),
                 namespaced: text(definition, "/spec/scope") == "Namespaced",
                 status: version.pointer("/subresources/status").is_some(),
-                scale: false,
+                scale: version.pointer("/subresources/scale").is_some(),
+                scale_paths: ["specReplicasPath", "statusReplicasPath", "labelSelectorPath"]
+                    .map(|field| text(version, &format!("/subresources/scale/{field}")).replace('.', "/")),
                 subresources: Vec::new(),
                 unconditional: false,
                 create_on_update: false,
@@ -177,10 +180,24 @@ fn default_at(schema: &Schema, value: &mut Value, depth: usize) {
     }
 }
 
-/// What a custom resource breaks of its schema's rules.
-pub(super) fn validate(schema: &Schema, value: &Value) -> Vec<FieldError> {
+/// What a custom resource breaks of its schema's rules, and of those of its scale.
+pub(super) fn validate(kind: &Kind, value: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    check(schema, value, "", 0, &mut errors);
+    check(&kind.schema, value, "", 0, &mut errors);
+    let path = &kind.scale_paths[0];
+    if let Some(replicas) = value.pointer(path).filter(|_| kind.scale && !path.is_empty()) {
+        let field = path.replace('/', ".");
+        match (replicas.as_i64(), replicas) {
+            (Some(number), _) if number < 0 => {
+                errors.push(FieldError::invalid(field, number, "should be a non-negative integer"));
+            }
+            (None, Value::String(text)) => {
+                let why = format!("{field} accessor error: {text} is of the type string, expected int64");
+                errors.push(FieldError::invalid(field, 0, why));
+            }
+            _ => {}
+        }
+    }
     errors
 }
 
@@ -239,8 +256,7 @@ fn wrong_type(rules: &Rules, value: &Value, path: &str) -> Option<FieldError> {
     if wanted == kind || wanted == "number" && kind == "integer" {
         return None;
     }
-    let shown = if value.is_object() || value.is_array() { Value::from(kind) } else { value.clone() };
-    Some(FieldError::new(Wrong::TypeInvalid, path, shown, format!("{path} in body must be of type {wanted}: \"{kind}\"")))
+    Some(FieldError::new(Wrong::TypeInvalid, path, kind, format!("{path} in body must be of type {wanted}: \"{kind}\"")))
 }
 
 fn check_value(rules: &Rules, value: &Value, path: &str, errors: &mut Vec<FieldError>) {

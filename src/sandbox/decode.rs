@@ -6,6 +6,7 @@ use super::{
     core::text,
     crd,
     kinds::Kind,
+    quantity,
     refusal::{Answer, Refusal},
     request::Ask,
 };
@@ -13,17 +14,30 @@ use super::{
 /// Why a value is not an object of its kind.
 #[derive(Debug)]
 pub(super) enum Misfit {
-    /// It has fields that the kind has not, and the request was strict.
-    Unknown(String),
+    /// It has these fields that the kind has not, and the request was strict.
+    Unknown(Vec<String>),
     /// A field is of another type.
     Type(String),
+}
+
+impl Misfit {
+    /// In the words of a strict decoder.
+    pub(super) fn strict(self) -> String {
+        match self {
+            Self::Unknown(fields) => {
+                let fields: Vec<String> = fields.iter().map(|field| format!("unknown field \"{field}\"")).collect();
+                format!("strict decoding error: {}", fields.join(", "))
+            }
+            Self::Type(why) => why,
+        }
+    }
 }
 
 /// The object in a request's body, without `apiVersion` and `kind`.
 ///
 /// # Errors
 /// 400: it is none of this kind. 415: it is not JSON or YAML.
-pub(super) fn object(ask: &Ask, kind: &Kind) -> Answer<Value> {
+pub(super) fn object(ask: &Ask, kind: &Kind, warnings: &mut Vec<String>) -> Answer<Value> {
     let value = body(ask)?;
     let version = text(&value, "/apiVersion");
     if !version.is_empty() && version != kind.api_version() {
@@ -40,8 +54,8 @@ pub(super) fn object(ask: &Ask, kind: &Kind) -> Answer<Value> {
         )));
     }
     let value = with_kind(kind, value);
-    typed(kind, value, ask.option("fieldValidation") == Some("Strict")).map_err(|misfit| match misfit {
-        Misfit::Unknown(why) => Refusal::bad_request(why),
+    validated(ask, kind, value, warnings).map_err(|misfit| match misfit {
+        misfit @ Misfit::Unknown(_) => Refusal::bad_request(misfit.strict()),
         Misfit::Type(why) => {
             Refusal::bad_request(format!("{0} in version \"{1}\" cannot be handled as a {0}: {why}", kind.kind, kind.version))
         }
@@ -83,30 +97,40 @@ pub(super) fn with_kind(kind: &Kind, value: Value) -> Value {
     Value::Object(whole)
 }
 
-/// Drops what the kind does not know, and `apiVersion` and `kind` themselves.
-pub(super) fn typed(kind: &Kind, value: Value, strict: bool) -> Result<Value, Misfit> {
-    let raw = strict.then(|| value.clone());
+/// As [`typed`], with a warning or an error for what is dropped, as `fieldValidation` says; `Warn` unless it says otherwise.
+pub(super) fn validated(ask: &Ask, kind: &Kind, value: Value, warnings: &mut Vec<String>) -> Result<Value, Misfit> {
+    let mut unknown = Vec::new();
+    let level = ask.option("fieldValidation").unwrap_or("Warn");
+    let value = typed(kind, value, (level != "Ignore").then_some(&mut unknown))?;
+    match level {
+        "Strict" if !unknown.is_empty() => return Err(Misfit::Unknown(unknown)),
+        _ => warnings.extend(unknown.iter().map(|field| format!("unknown field \"{field}\""))),
+    }
+    Ok(value)
+}
+
+/// Drops what the kind does not know, and `apiVersion` and `kind` themselves. What is dropped is named in `unknown`.
+pub(super) fn typed(kind: &Kind, value: Value, unknown: Option<&mut Vec<String>>) -> Result<Value, Misfit> {
+    let raw = unknown.is_some().then(|| value.clone());
     let mut value = match kind.typed {
         Some(typed) => {
             let mut value = typed(value).map_err(|error| Misfit::Type(error.to_string()))?;
             tidy(&mut value, 0);
+            quantity::shorten(&mut value, 0).map_err(|why| Misfit::Type(why.to_owned()))?;
             value
         }
         None => {
             let mut value = value;
             crd::prune(&kind.schema, &mut value);
-            crd::default(&kind.schema, &mut value);
             value
         }
     };
-    if let Some(raw) = raw {
-        let mut unknown = Vec::new();
-        lost(&raw, &value, "", &mut unknown);
-        if !unknown.is_empty() {
-            unknown.sort();
-            let unknown: Vec<String> = unknown.iter().map(|field| format!("unknown field \"{field}\"")).collect();
-            return Err(Misfit::Unknown(format!("strict decoding error: {}", unknown.join(", "))));
-        }
+    if let (Some(raw), Some(unknown)) = (raw, unknown) {
+        lost(&raw, &value, "", unknown);
+        unknown.sort();
+    }
+    if kind.typed.is_none() {
+        crd::default(&kind.schema, &mut value);
     }
     if let Some(map) = value.as_object_mut() {
         map.shift_remove("apiVersion");

@@ -26,7 +26,16 @@ pub(super) fn apply(kind: &Kind, value: &mut Value) {
     let map = as_map(value);
     match kind.kind.as_str() {
         "Pod" => {
-            pod_spec(map_at(map, "spec"));
+            let spec = map_at(map, "spec");
+            default(spec, "enableServiceLinks", true);
+            let on_host = spec.get("hostNetwork") == Some(&Value::Bool(true));
+            for container in items(spec, "initContainers").filter(|_| on_host) {
+                host_ports(container);
+            }
+            for container in items(spec, "containers").filter(|_| on_host) {
+                host_ports(container);
+            }
+            pod_spec(spec);
             for list in ["initContainers", "containers"] {
                 items(map_at(map, "spec"), list).for_each(requests_from_limits);
             }
@@ -90,10 +99,18 @@ pub(super) fn apply(kind: &Kind, value: &mut Value) {
             default(spec, "suspend", false);
             default(spec, "successfulJobsHistoryLimit", 3);
             default(spec, "failedJobsHistoryLimit", 1);
-            job(map_at(map_at(spec, "jobTemplate"), "spec"), false);
+            let template = map_at(spec, "jobTemplate");
+            map_at(template, "metadata");
+            job(map_at(template, "spec"), false);
         }
         "Service" => service(map_at(map, "spec")),
         "Secret" => default(map, "type", "Opaque"),
+        "Namespace" => {
+            let metadata = map_at(map, "metadata");
+            if let Some(name) = metadata.get("name").cloned() {
+                map_at(metadata, "labels").insert("kubernetes.io/metadata.name".to_owned(), name);
+            }
+        }
         "PersistentVolumeClaim" => default(map_at(map, "spec"), "volumeMode", "Filesystem"),
         "PersistentVolume" => {
             let spec = map_at(map, "spec");
@@ -105,6 +122,9 @@ pub(super) fn apply(kind: &Kind, value: &mut Value) {
                 // An absent name is the empty one.
                 port.entry("name").or_insert(Value::from(""));
                 default(port, "protocol", "TCP");
+            }
+            for endpoint in items(map, "endpoints") {
+                map_at(endpoint, "conditions");
             }
         }
         "NetworkPolicy" => {
@@ -157,9 +177,6 @@ fn job(spec: &mut Map<String, Value>, own: bool) {
         default(spec, "suspend", false);
         default(spec, "podReplacementPolicy", "TerminatingOrFailed");
         default(spec, "manualSelector", false);
-        if spec.get("manualSelector") == Some(&Value::Bool(false)) {
-            spec.shift_remove("manualSelector");
-        }
     }
     template(spec);
 }
@@ -193,7 +210,6 @@ fn pod_spec(spec: &mut Map<String, Value>) {
     default(spec, "terminationGracePeriodSeconds", 30);
     default(spec, "dnsPolicy", "ClusterFirst");
     default(spec, "schedulerName", "default-scheduler");
-    default(spec, "enableServiceLinks", true);
     map_at(spec, "securityContext");
     if let Some(account) = spec.get("serviceAccountName").cloned() {
         spec.insert("serviceAccount".to_owned(), account);
@@ -237,6 +253,15 @@ fn pod_spec(spec: &mut Map<String, Value>) {
         }
         if let Some(Value::Object(path)) = volume.get_mut("hostPath") {
             path.entry("type").or_insert(Value::from(""));
+        }
+    }
+}
+
+/// In the host's network a container's port is the host's.
+fn host_ports(container: &mut Map<String, Value>) {
+    for port in items(container, "ports") {
+        if let Some(number) = port.get("containerPort").cloned() {
+            port.entry("hostPort").or_insert(number);
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     decode,
     kinds::Kind,
     read::Filter,
-    refusal::{Answer, FieldError, Refusal, details, success},
+    refusal::{Answer, FieldError, Refusal, details, qualified, success},
     request::{Ask, Place},
     store::{Key, Stored},
     write::{Done, Said},
@@ -34,30 +34,52 @@ impl Options {
     /// # Errors
     /// 400 and 422.
     pub(super) fn read(ask: &Ask) -> Answer<Self> {
-        let body = if ask.body.is_empty() { json!({}) } else { decode::body(ask)? };
-        let mut options = Self::from_value(&body)?;
-        options.dry |= ask.dry_run()?;
+        // With a body nobody looks at the query.
+        if !ask.body.is_empty() {
+            let options = Self::from_value(&decode::body(ask)?)?;
+            return options.checked();
+        }
+        let mut options = Self { dry: ask.dry_run()?, ..Self::default() };
         if let Some(grace) = ask.option("gracePeriodSeconds") {
             let wrong = || Refusal::bad_request(format!("strconv.ParseInt: parsing \"{grace}\": invalid syntax"));
-            options.grace = options.grace.or(Some(grace.parse().map_err(|_| wrong())?));
+            options.grace = Some(grace.parse().map_err(|_| wrong())?);
         }
-        if options.propagation.is_none() {
-            options.propagation = ask.option("propagationPolicy").map(str::to_owned);
-        }
-        if let Some(policy) = &options.propagation
+        options.propagation = ask.option("propagationPolicy").map(str::to_owned);
+        options.checked()
+    }
+
+    fn checked(self) -> Answer<Self> {
+        if let Some(policy) = &self.propagation
             && !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan")
         {
             let error = FieldError::not_supported("propagationPolicy", policy, &["Background", "Foreground", "Orphan"]);
             return Err(Refusal::invalid_as("meta.k8s.io", "DeleteOptions", "", &[error]));
         }
-        Ok(options)
+        Ok(self)
+    }
+
+    /// A precondition on a version goes on to the next, for one who has written it.
+    pub(super) fn follow(&mut self, from: u64, to: u64) {
+        if self.version.as_deref() == Some(from.to_string().as_str()) {
+            self.version = Some(to.to_string());
+        }
     }
 
     /// From `DeleteOptions` as JSON, such as an eviction's.
     ///
     /// # Errors
-    /// 422: an unknown `dryRun`.
+    /// 500: a field of another type. 422: an unknown `dryRun`.
     pub(super) fn from_value(body: &Value) -> Answer<Self> {
+        for (field, pointer) in
+            [("gracePeriodSeconds", "/gracePeriodSeconds"), ("propagationPolicy", "/propagationPolicy"), ("uid", "/preconditions/uid")]
+        {
+            let right = |value: &Value| value.is_null() || value.is_i64() == (field == "gracePeriodSeconds") && !value.is_object();
+            if !body.pointer(pointer).is_none_or(right) {
+                // Without a reason, as the real one.
+                let why = format!("json: cannot unmarshal into Go struct field DeleteOptions.{field}");
+                return Err(Refusal::new(500, "", why));
+            }
+        }
         let string = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let dry = strings(body, "/dryRun");
         if let Some(other) = dry.iter().find(|&&value| value != "All") {
@@ -115,8 +137,8 @@ impl State {
         let filter = Filter::read(ask, kind)?;
         let keys: Vec<Key> = self
             .store
-            .list(&kind.shelf(), &place.namespace)
-            .filter(|(_, stored)| filter.matches(kind, &stored.value))
+            .list(kind.shelf(), &place.namespace)
+            .filter(|(_, stored)| filter.matches(&stored.value))
             .map(|(key, _)| key.clone())
             .collect();
         let mut gone = Vec::new();
@@ -138,14 +160,20 @@ impl State {
     /// # Errors
     /// As [`Self::delete`].
     pub(super) fn delete_key(&mut self, kind: &Arc<Kind>, key: &Key, options: &Options) -> Answer<Deleted> {
-        let old = self.store.get(&kind.shelf(), key).cloned().ok_or_else(|| Refusal::not_found(kind, &key.1))?;
+        let old = self.store.get(kind.shelf(), key).cloned().ok_or_else(|| Refusal::not_found(kind, &key.1))?;
+        // Here the server names the kind and not the resource.
+        let conflict = |why: &str| {
+            let called = qualified(&kind.group, &kind.kind);
+            let message = format!("Operation cannot be fulfilled on {called} \"{}\": {why}", key.1);
+            Refusal::new(409, "Conflict", message).with_details(details(&kind.group, &kind.kind, &key.1))
+        };
         let uid = text(&old.value, "/metadata/uid");
         if let Some(wanted) = options.uid.as_deref().filter(|wanted| *wanted != uid) {
             let why = format!(
                 "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then \
                  recreated"
             );
-            return Err(Refusal::conflict(kind, &key.1, &why));
+            return Err(conflict(&why));
         }
         let version = old.version.to_string();
         if let Some(wanted) = options.version.as_deref().filter(|wanted| *wanted != version) {
@@ -153,7 +181,10 @@ impl State {
                 "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object \
                  might have been modified"
             );
-            return Err(Refusal::conflict(kind, &key.1, &why));
+            return Err(conflict(&why));
+        }
+        if kind.kind == "Namespace" && matches!(key.1.as_str(), "default" | "kube-system" | "kube-public") {
+            return Err(Refusal::forbidden("", "namespaces", &key.1, "this namespace may not be deleted"));
         }
         if kind.kind == "Namespace" {
             return Ok(self.delete_namespace(kind, key, &old, options));
@@ -168,7 +199,7 @@ impl State {
             if options.dry {
                 return Ok(Deleted::Gone(old));
             }
-            return Ok(self.erase(kind, key).map_or(Deleted::Marked(old), Deleted::Gone));
+            return Ok(self.erase(kind, key, None).map_or(Deleted::Marked(old), Deleted::Gone));
         }
         // A grace period can be shortened, never lengthened; what is marked once keeps its time.
         if !marked || grace.is_some_and(|grace| mark < grace) {
@@ -189,7 +220,7 @@ impl State {
 
     /// The finalizers by which the owner collector knows what is to become of dependents
     /// (`deletionFinalizersForGarbageCollection`).
-    fn set_finalizers(&self, kind: &Kind, value: &mut Value, options: &Options) {
+    fn set_finalizers(&mut self, kind: &Kind, value: &mut Value, options: &Options) {
         let mut finalizers: Vec<String> = strings(value, "/metadata/finalizers").into_iter().map(str::to_owned).collect();
         let had = |name: &str| finalizers.iter().any(|f| f == name);
         let (orphan, foreground) = match options.propagation.as_deref() {
@@ -201,6 +232,13 @@ impl State {
             // batch/v1 keeps what its first clients relied on.
             None => (kind.kind == "Job", false),
         };
+        if kind.kind == "Job" && options.propagation.is_none() {
+            self.warnings.push(
+                "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set \
+                 propagationPolicy=Orphan to suppress this warning"
+                    .to_owned(),
+            );
+        }
         finalizers.retain(|f| f != ORPHAN && f != FOREGROUND);
         finalizers.extend(orphan.then(|| ORPHAN.to_owned()));
         finalizers.extend(foreground.then(|| FOREGROUND.to_owned()));
@@ -216,7 +254,7 @@ impl State {
     fn delete_namespace(&mut self, kind: &Arc<Kind>, key: &Key, old: &Arc<Stored>, options: &Options) -> Deleted {
         let finalized = strings(&old.value, "/spec/finalizers").is_empty() && strings(&old.value, "/metadata/finalizers").is_empty();
         if finalized && !options.dry {
-            return self.erase(kind, key).map_or_else(|| Deleted::Marked(Arc::clone(old)), Deleted::Gone);
+            return self.erase(kind, key, None).map_or_else(|| Deleted::Marked(Arc::clone(old)), Deleted::Gone);
         }
         if old.value.pointer("/metadata/deletionTimestamp").is_some() {
             return Deleted::Marked(Arc::clone(old));

@@ -86,6 +86,7 @@ fn subresources(kind: &Kind) -> Vec<(&'static str, Option<(&'static str, &'stati
         all.push(match *name {
             "eviction" => ("eviction", Some(("policy", "v1")), "Eviction", vec!["create"]),
             "binding" => ("binding", None, "Binding", vec!["create"]),
+            "portforward" => ("portforward", None, "PodPortForwardOptions", vec!["create", "get"]),
             "exec" => ("exec", None, "PodExecOptions", vec!["create", "get"]),
             "attach" => ("attach", None, "PodAttachOptions", vec!["create", "get"]),
             "log" => ("log", None, "", vec!["get"]),
@@ -93,7 +94,9 @@ fn subresources(kind: &Kind) -> Vec<(&'static str, Option<(&'static str, &'stati
             other => (other, None, "", object.clone()),
         });
     }
-    all.sort_by_key(|(name, ..)| *name);
+    if !kind.custom() {
+        all.sort_by_key(|(name, ..)| *name);
+    }
     all
 }
 

@@ -377,3 +377,84 @@ pub(super) fn remove(schema: &Schema, value: &mut Value, gone: &Fields, kept: &F
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::sandbox::schema;
+
+    fn pod(containers: Value) -> Value {
+        json!({"spec": {"containers": containers}})
+    }
+
+    #[test]
+    fn fields_are_written_as_kubernetes_writes_them() {
+        let schema = schema::built_in("Pod");
+        let value = json!({
+            "metadata": {"labels": {"app": "web"}, "finalizers": ["a/b"]},
+            "spec": {"containers": [{"name": "web", "image": "web:1", "args": ["x"]}], "nodeSelector": {"zone": "a"}},
+        });
+        let fields = of(&schema, &value);
+        let written = fields.to_json();
+        assert_eq!(
+            written,
+            json!({
+                "f:metadata": {"f:finalizers": {"v:\"a/b\"": {}}, "f:labels": {"f:app": {}}},
+                "f:spec": {
+                    "f:containers": {"k:{\"name\":\"web\"}": {".": {}, "f:args": {}, "f:image": {}, "f:name": {}}},
+                    "f:nodeSelector": {},
+                },
+            })
+        );
+        assert_eq!(Fields::from_json(&written), fields);
+        let paths = fields.paths();
+        assert!(paths.contains(&".spec.containers[name=\"web\"].image".to_owned()), "{paths:?}");
+        assert!(paths.contains(&".metadata.finalizers[=\"a/b\"]".to_owned()), "{paths:?}");
+    }
+
+    #[test]
+    fn a_comparison_tells_added_changed_and_removed() {
+        let schema = schema::built_in("Pod");
+        let before = pod(json!([{"name": "web", "image": "web:1"}, {"name": "old", "image": "old:1"}]));
+        let after = pod(json!([{"name": "new", "image": "new:1"}, {"name": "web", "image": "web:2"}]));
+        let changes = compare(&schema, &before, &after);
+        assert_eq!(changes.modified.paths(), [".spec.containers[name=\"web\"].image"]);
+        assert!(changes.added.paths().contains(&".spec.containers[name=\"new\"]".to_owned()));
+        assert!(changes.removed.paths().contains(&".spec.containers[name=\"old\"].image".to_owned()));
+        let same = compare(&schema, &after, &after);
+        assert!(same.added.is_empty() && same.modified.is_empty() && same.removed.is_empty());
+    }
+
+    #[test]
+    fn a_merge_keeps_what_only_the_live_object_has() {
+        let schema = schema::built_in("Pod");
+        let mut live = pod(json!([{"name": "side", "image": "side:1"}, {"name": "web", "image": "web:1", "tty": true}]));
+        merge(&schema, &mut live, &pod(json!([{"name": "web", "image": "web:2"}, {"name": "new", "image": "new:1"}])));
+        let wanted = json!([
+            {"name": "side", "image": "side:1"}, {"name": "web", "image": "web:2", "tty": true}, {"name": "new", "image": "new:1"},
+        ]);
+        assert_eq!(live["spec"]["containers"], wanted);
+    }
+
+    #[test]
+    fn what_is_taken_away_leaves_what_others_own() {
+        let schema = schema::built_in("ConfigMap");
+        let mut value = json!({"data": {"a": "1", "b": "2"}, "metadata": {"annotations": {"x": "y"}}});
+        let gone = of(&schema, &json!({"data": {"a": "1", "b": "2"}, "metadata": {"annotations": {"x": "y"}}}));
+        let kept = of(&schema, &json!({"data": {"b": "2"}}));
+        remove(&schema, &mut value, &gone.difference(&kept), &kept);
+        assert_eq!(value, json!({"data": {"b": "2"}}));
+    }
+
+    #[test]
+    fn sets_of_fields_are_sets() {
+        let schema = schema::built_in("ConfigMap");
+        let (a, b) = (of(&schema, &json!({"data": {"a": "1", "b": "2"}})), of(&schema, &json!({"data": {"b": "2", "c": "3"}})));
+        assert_eq!(a.union(&b), of(&schema, &json!({"data": {"a": "1", "b": "2", "c": "3"}})));
+        assert_eq!(a.intersection(&b), of(&schema, &json!({"data": {"b": "2"}})));
+        assert_eq!(a.difference(&b), of(&schema, &json!({"data": {"a": "1"}})));
+        assert!(a.difference(&a).is_empty());
+    }
+}

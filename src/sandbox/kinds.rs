@@ -39,6 +39,7 @@ pub(super) struct Kind {
     pub(super) kind: String,
     pub(super) list: String,
     pub(super) plural: String,
+    pub(super) shelf: String,
     pub(super) singular: String,
     pub(super) short: Vec<String>,
     pub(super) categories: Vec<String>,
@@ -47,6 +48,8 @@ pub(super) struct Kind {
     pub(super) status: bool,
     /// It has `/scale`.
     pub(super) scale: bool,
+    /// Where a scale reads and writes: replicas wanted, replicas there, selector (a text; empty: none). JSON pointers.
+    pub(super) scale_paths: [String; 3],
     /// Others: `exec`, `eviction`, `finalize` …
     pub(super) subresources: Vec<&'static str>,
     /// An object may be replaced without saying which version (`AllowUnconditionalUpdate`).
@@ -84,8 +87,8 @@ impl Kind {
     }
 
     /// The name of the place where its objects are stored, whatever the version.
-    pub(super) fn shelf(&self) -> String {
-        format!("{}/{}", self.group, self.plural)
+    pub(super) fn shelf(&self) -> &str {
+        &self.shelf
     }
 
     /// Made from a CustomResourceDefinition.
@@ -100,12 +103,14 @@ impl Kind {
             kind: kind.to_owned(),
             list: format!("{kind}List"),
             plural: plural.to_owned(),
+            shelf: format!("{group}/{plural}"),
             singular: kind.to_lowercase(),
             short: Vec::new(),
             categories: Vec::new(),
             namespaced: true,
             status: false,
             scale: false,
+            scale_paths: ["/spec/replicas", "/status/replicas", ""].map(str::to_owned),
             subresources: Vec::new(),
             unconditional: true,
             create_on_update: false,
@@ -214,7 +219,7 @@ fn built_in() -> Vec<Kind> {
         Kind::built_in::<core::Pod>("", "Pod", "pods")
             .short(&["po"])
             .status()
-            .sub(&["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log"])
+            .sub(&["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward"])
             .returns_deleted()
             .generation(Spec)
             .select(POD)
@@ -366,6 +371,11 @@ impl Kinds {
     /// A built-in resource, whose version is v1.
     pub(super) fn v1(&self, group: &str, plural: &str) -> Option<Arc<Kind>> {
         self.find(group, "v1", plural).cloned()
+    }
+
+    /// Whether a group is served in any version.
+    pub(super) fn has_group(&self, group: &str) -> bool {
+        self.served.contains_key(group)
     }
 
     /// Groups in order of their names, each with its versions, best first.

@@ -16,7 +16,7 @@ use tokio_tungstenite::{
 use super::{
     core::{Core, State, text},
     kinds::Kind,
-    refusal::{Answer, Refusal},
+    refusal::{Answer, FieldError, Refusal},
     request::{Ask, Place},
     serve::{Body, full, whole},
 };
@@ -135,12 +135,14 @@ impl State {
             }
             return Err(Refusal::bad_request(format!("pod {} does not have a host assigned", place.name)));
         }
-        if self.peek("", "nodes", "", &node).is_none() {
+        let Some(found) = self.peek("", "nodes", "", &node) else {
             let nodes = self.kinds.v1("", "nodes");
             return Err(nodes.map_or_else(Refusal::no_such_page, |nodes| Refusal::not_found(&nodes, &node)));
-        }
+        };
+        let nowhere = found.value.pointer("/status/addresses").and_then(Value::as_array).is_none_or(Vec::is_empty);
         match &self.kubelets {
             Some(kubelets) if kubelets.reachable(&node) => Ok((pod, container, Arc::clone(kubelets))),
+            _ if nowhere => Err(Refusal::new(500, "", "no preferred addresses found; known addresses: []")),
             _ if place.subresource == "log" => {
                 let url = format!("https://{node}:10250/containerLogs/{}/{}/{container}", place.namespace, place.name);
                 Err(Refusal::new(500, "", format!("Get \"{url}\": dial tcp: lookup {node}: no such host")))
@@ -151,9 +153,9 @@ impl State {
 }
 
 impl Refusal {
-    /// A pod that no node has been found for has an empty log, which is no error.
+    /// A pod that no node has been found for has no log, which is no error.
     fn no_log_yet() -> Self {
-        Self::new(200, "", "")
+        Self::new(204, "", "")
     }
 }
 
@@ -162,10 +164,17 @@ impl Refusal {
 /// # Errors
 /// As [`State::container`]; 400 in the kubelet's words.
 pub(super) fn log(core: &Core, kind: &Kind, ask: &Ask, place: &Place) -> Answer<Response<Body>> {
+    for (option, least) in [("tailLines", 0), ("sinceSeconds", 1)] {
+        let number = ask.option(option).and_then(|text| text.parse::<i64>().ok());
+        if let Some(number) = number.filter(|number| *number < least) {
+            let why = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            return Err(Refusal::invalid_as("", "PodLogOptions", &place.name, &[FieldError::invalid(option, number, why)]));
+        }
+    }
     let found = core.lock().container(kind, ask, place);
     let (pod, container, kubelets) = match found {
         Ok(found) => found,
-        Err(refusal) if refusal.code() == 200 => return Ok(full(200, "text/plain", Bytes::new())),
+        Err(refusal) if refusal.code() == 204 => return Ok(full(204, "text/plain", Bytes::new())),
         Err(refusal) => return Err(refusal),
     };
     let options = LogAsk {
@@ -185,7 +194,16 @@ pub(super) fn log(core: &Core, kind: &Kind, ask: &Ask, place: &Place) -> Answer<
 /// As [`State::container`]; 400: not a WebSocket, or no stream is wanted.
 pub(super) fn exec(core: &Core, kind: &Kind, ask: &Ask, place: &Place, request: &mut Request<Incoming>) -> Answer<Response<Body>> {
     let command = ask.all("command");
+    let pod = core.lock().found(kind, place)?;
+    let phase = text(&pod.value, "/status/phase");
+    if matches!(phase, "Succeeded" | "Failed") && place.subresource != "portforward" {
+        let why = format!("cannot exec into a container in a completed pod; current phase is {phase}");
+        return Err(Refusal::bad_request(why));
+    }
     let (pod, container, kubelets) = core.lock().container(kind, ask, place)?;
+    if place.subresource == "portforward" {
+        return Err(Refusal::new(501, "", "the sandbox forwards no ports: dial the pod by its virtual network"));
+    }
     if !["stdin", "stdout", "stderr"].iter().any(|stream| ask.flag(stream)) {
         return Err(Refusal::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
     }

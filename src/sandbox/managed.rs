@@ -82,8 +82,16 @@ fn write(value: &mut Value, managers: Managers) {
 /// back what it read; without any those of `before` count.
 pub(super) fn updated(kind: &Kind, before: &Value, after: &mut Value, writer: &Writer, now: &str) {
     let mut managers = read(after);
-    if managers.is_empty() {
+    if is_reset(after) {
+        managers.clear();
+        meta(after).shift_remove("managedFields");
+    } else if managers.is_empty() {
         managers = read(before);
+    }
+    // What has no managers gets none by an update, only by an apply.
+    if managers.is_empty() && before.pointer("/metadata/uid").is_some() {
+        meta(after).shift_remove("managedFields");
+        return;
     }
     let changes = fields::compare(&kind.schema, before, after);
     let own = |fields: Fields| fields.owned(&writer.subresource, kind.status);
@@ -105,6 +113,15 @@ pub(super) fn updated(kind: &Kind, before: &Value, after: &mut Value, writer: &W
         owned.api_version = kind.api_version();
     }
     write(after, managers);
+}
+
+/// `[]` or `[{}]`: who writes it wants the managers forgotten.
+fn is_reset(value: &Value) -> bool {
+    match value.pointer("/metadata/managedFields").and_then(Value::as_array).map(Vec::as_slice) {
+        Some([]) => true,
+        Some([only]) => only.as_object().is_some_and(serde_json::Map::is_empty),
+        _ => false,
+    }
 }
 
 /// Applies a configuration: the object as it then is, with its managers.

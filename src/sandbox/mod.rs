@@ -19,6 +19,7 @@ mod kinds;
 mod kubelet;
 mod managed;
 mod patch;
+mod quantity;
 mod rbac;
 mod read;
 mod refusal;
@@ -85,7 +86,8 @@ impl Sandbox {
         self.server.core.lock().weather = weather;
     }
 
-    /// Sets who answers `exec` and `log`; none: they are answered as by an API server that reaches no kubelet.
+    /// Sets who answers `exec` and `log`; none: they are answered as by an API server that reaches no kubelet. One that holds a
+    /// client of this sandbox keeps it alive until [`Sandbox::stop`].
     pub fn set_kubelets(&self, kubelets: Option<Arc<dyn Kubelets>>) {
         self.server.core.lock().kubelets = kubelets;
     }

@@ -37,14 +37,7 @@ pub(super) fn format(ask: &Ask, kind: &Kind) -> Answer<Format> {
         MERGE => Ok(Format::Merge),
         STRATEGIC if !kind.custom() => Ok(Format::Strategic),
         APPLY => Ok(Format::Apply),
-        _ => {
-            let mut known = vec![JSON, MERGE, APPLY];
-            if !kind.custom() {
-                known.insert(2, STRATEGIC);
-            }
-            let message = format!("the body of the request was in an unknown format - accepted media types include: {}", known.join(", "));
-            Err(Refusal::new(415, "UnsupportedMediaType", message))
-        }
+        _ => Err(Refusal::new(415, "UnsupportedMediaType", "415: Unsupported Media Type")),
     }
 }
 
@@ -71,13 +64,17 @@ pub(super) fn patched(kind: &Kind, object: &Value, patch: &Value, format: Format
     let mut value = object.clone();
     match format {
         Format::Json => {
-            let operations: json_patch::Patch =
-                serde_json::from_value(patch.clone()).map_err(|error| Refusal::bad_request(format!("error decoding patch: {error}")))?;
-            json_patch::patch(&mut value, &operations).map_err(|error| {
-                let refusal = Refusal::new(422, "Invalid", "the server rejected our request due to an error in our request");
-                tracing::debug!(%error, "a JSON patch does not fit");
-                refusal
+            let unfit = || Refusal::new(422, "Invalid", "the server rejected our request due to an error in our request");
+            // Any list of maps is a patch to the real one; what the maps mean is seen when it is applied.
+            let list = patch.as_array().is_some_and(|all| all.iter().all(Value::is_object));
+            let operations: json_patch::Patch = serde_json::from_value(patch.clone()).map_err(|error| match list {
+                true => unfit(),
+                false => Refusal::bad_request(format!("error decoding patch: {error}")),
             })?;
+            for operation in operations.0 {
+                let operation = as_go(&value, operation);
+                json_patch::patch(&mut value, &[operation]).map_err(|_| unfit())?;
+            }
         }
         Format::Merge => {
             if !patch.is_object() {
@@ -95,9 +92,27 @@ pub(super) fn patched(kind: &Kind, object: &Value, patch: &Value, format: Format
     Ok(value)
 }
 
+/// Go's library (`evanphx/json-patch` 4) sets a missing key of a map that is to be replaced, and copies null from one.
+fn as_go(value: &Value, operation: json_patch::PatchOperation) -> json_patch::PatchOperation {
+    use json_patch::{AddOperation, PatchOperation};
+    let missing_in_map = |path: &str| {
+        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        value.pointer(path).is_none() && value.pointer(parent).is_some_and(Value::is_object)
+    };
+    match operation {
+        PatchOperation::Replace(replace) if missing_in_map(replace.path.as_str()) => {
+            PatchOperation::Add(AddOperation { path: replace.path, value: replace.value })
+        }
+        PatchOperation::Copy(copy) if missing_in_map(copy.from.as_str()) => {
+            PatchOperation::Add(AddOperation { path: copy.path, value: Value::Null })
+        }
+        other => other,
+    }
+}
+
 /// The answer to a patch whose result is not of its kind.
-pub(super) fn unfit(error: &str) -> Refusal {
-    Refusal::invalid_as("", "", "", &[FieldError::invalid("patch", "", error)])
+pub(super) fn unfit(patched: &str, error: &str) -> Refusal {
+    Refusal::invalid_as("", "", "", &[FieldError::invalid("patch", patched, error)])
 }
 
 /// Patches nested deeper than this are not followed further.
@@ -188,12 +203,14 @@ fn strategic_list(schema: &Schema, target: &mut Value, patch: &[Value], depth: u
         return Ok(());
     }
     let Value::Array(items) = target else { return Ok(()) };
+    let before = items.clone();
     let Some(key) = key else {
         for item in patch {
             if !items.contains(item) {
                 items.push(item.clone());
             }
         }
+        *items = in_order(std::mem::take(items), patch, &before, |item| item.clone());
         return Ok(());
     };
     for item in patch {
@@ -212,7 +229,30 @@ fn strategic_list(schema: &Schema, target: &mut Value, patch: &[Value], depth: u
             }
         }
     }
+    *items = in_order(std::mem::take(items), patch, &before, |item| item.get(key).cloned().unwrap_or_default());
     Ok(())
+}
+
+/// The order of a merged list (`normalizeElementOrder`): the patch's items keep their order among each other, the others
+/// theirs; where both are known from before that order counts, and what is new goes first.
+fn in_order(merged: Vec<Value>, patch: &[Value], before: &[Value], name: impl Fn(&Value) -> Value) -> Vec<Value> {
+    let place = |list: &[Value], item: &Value| list.iter().position(|other| name(other) == name(item));
+    let (mut named, others): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|item| place(patch, item).is_some());
+    named.sort_by_key(|item| place(patch, item));
+    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
+    let mut ordered = Vec::new();
+    loop {
+        let first = match (others.peek(), named.peek()) {
+            (None, None) => return ordered,
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            (Some(other), Some(item)) => match (place(before, other), place(before, item)) {
+                (Some(other), Some(item)) => other <= item,
+                _ => false,
+            },
+        };
+        ordered.extend(if first { others.next() } else { named.next() });
+    }
 }
 
 /// Items that the order names, in that order; others behind them as they were.
@@ -227,4 +267,66 @@ fn reorder(schema: &Schema, list: Option<&mut Value>, order: &[Value]) {
         order.iter().position(same).unwrap_or(usize::MAX)
     };
     items.sort_by_key(rank);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::sandbox::schema;
+
+    #[track_caller]
+    fn strategically(kind: &str, object: Value, patch: &Value, wanted: &Value) {
+        let mut value = object;
+        strategic(&schema::built_in(kind), &mut value, patch, 0).unwrap();
+        assert_eq!(value, *wanted, "{patch}");
+    }
+
+    #[test]
+    fn keyed_lists_merge_and_others_are_replaced() {
+        let pod = json!({"spec": {"containers": [{"name": "a", "args": ["1", "2"]}, {"name": "b"}], "tolerations": [{"key": "x"}]}});
+        let patch = json!({"spec": {"containers": [{"name": "a", "args": ["3"]}], "tolerations": [{"key": "y"}]}});
+        let wanted = json!({"spec": {"containers": [{"name": "a", "args": ["3"]}, {"name": "b"}], "tolerations": [{"key": "y"}]}});
+        strategically("Pod", pod.clone(), &patch, &wanted);
+        let patch = json!({"spec": {"containers": [{"name": "a", "$patch": "delete"}]}});
+        strategically("Pod", pod.clone(), &patch, &json!({"spec": {"containers": [{"name": "b"}], "tolerations": [{"key": "x"}]}}));
+        let patch = json!({"spec": {"containers": [{"$patch": "replace"}, {"name": "c"}], "tolerations": null}});
+        strategically("Pod", pod.clone(), &patch, &json!({"spec": {"containers": [{"name": "c"}]}}));
+        let patch =
+            json!({"spec": {"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}], "containers": [{"name": "b", "tty": true}]}});
+        let wanted = json!([{"name": "b", "tty": true}, {"name": "a", "args": ["1", "2"]}]);
+        strategically("Pod", pod.clone(), &patch, &json!({"spec": {"containers": wanted, "tolerations": [{"key": "x"}]}}));
+        let nameless = json!({"spec": {"containers": [{"image": "x"}]}});
+        assert_eq!(strategic(&schema::built_in("Pod"), &mut pod.clone(), &nameless, 0).unwrap_err().code(), 400);
+    }
+
+    #[test]
+    fn finalizers_are_a_set_and_strategies_are_replaced_whole() {
+        let object =
+            json!({"metadata": {"finalizers": ["a"]}, "spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}});
+        let patch = json!({
+            "metadata": {"finalizers": ["b"], "$deleteFromPrimitiveList/finalizers": ["a"]},
+            "spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}},
+        });
+        let wanted = json!({"metadata": {"finalizers": ["b"]}, "spec": {"strategy": {"type": "Recreate"}}});
+        strategically("Deployment", object, &patch, &wanted);
+    }
+
+    #[test]
+    fn a_merge_patch_deletes_by_null() {
+        let mut value = json!({"a": {"b": 1, "c": [1, 2]}, "d": 1});
+        merge(&mut value, &json!({"a": {"b": null, "c": [3], "e": {"f": null, "g": 1}}, "d": {"x": 1}}), 0);
+        assert_eq!(value, json!({"a": {"c": [3], "e": {"g": 1}}, "d": {"x": 1}}));
+    }
+
+    #[test]
+    fn a_patch_that_is_nested_without_end_is_refused() {
+        let mut deep = json!(1);
+        for _ in 0..DEEPEST + 10 {
+            deep = json!({"a": deep});
+        }
+        assert!(strategic(&schema::built_in("Pod"), &mut json!({}), &deep, 0).is_err());
+        merge(&mut json!({}), &deep, 0);
+    }
 }

@@ -9,10 +9,13 @@ use super::{
     kinds::Kind,
     refusal::{Answer, Refusal},
     request::{Ask, Place, User},
+    store::Key,
 };
 
 /// The API group of roles.
 pub(super) const GROUP: &str = "rbac.authorization.k8s.io";
+const ROLES: &str = "rbac.authorization.k8s.io/roles";
+const CLUSTER_ROLES: &str = "rbac.authorization.k8s.io/clusterroles";
 
 /// A question to the authorizer.
 #[derive(Debug, Clone, Default)]
@@ -93,37 +96,34 @@ fn is_subject(subject: &Value, user: &User, binding_namespace: &str) -> bool {
 }
 
 impl State {
-    /// The rules a user has in a namespace (empty: those for the whole cluster), each with the binding that gives it, and
-    /// roles that bindings name and that are not there.
-    fn rules(&self, user: &User, namespace: &str) -> (Vec<(Value, String)>, Vec<String>) {
-        let (mut rules, mut missing) = (Vec::new(), Vec::new());
-        let mut take = |binding: &Value, binding_namespace: &str, given: String| {
+    /// Shows each rule a user has in a namespace (empty: those for the whole cluster) with how it was given, until one is
+    /// enough. What is given back: roles that bindings name and that are not there.
+    fn each_rule<'a>(&'a self, user: &User, namespace: &str, mut enough: impl FnMut(&'a Value, &Given<'a>) -> bool) -> Vec<String> {
+        let mut missing = Vec::new();
+        // True: it was enough.
+        let mut look = |key: &'a Key, binding: &'a Value| {
             let subjects = binding.get("subjects").and_then(Value::as_array);
-            let subject = subjects.into_iter().flatten().find(|subject| is_subject(subject, user, binding_namespace));
-            let Some(subject) = subject else { return };
+            let subject = subjects.into_iter().flatten().find(|subject| is_subject(subject, user, &key.0));
+            let Some(subject) = subject else { return false };
             let (kind, name) = (text(binding, "/roleRef/kind"), text(binding, "/roleRef/name"));
             let role = match kind {
-                "ClusterRole" => self.peek(GROUP, "clusterroles", "", name),
-                _ => self.peek(GROUP, "roles", binding_namespace, name),
+                "ClusterRole" => self.store.get(CLUSTER_ROLES, &Key(String::new(), name.to_owned())),
+                _ => self.store.get(ROLES, &Key(key.0.clone(), name.to_owned())),
             };
-            match role {
-                Some(role) => {
-                    let given = format!("{given} of {kind} \"{name}\" to {} \"{}\"", text(subject, "/kind"), subject_name(subject));
-                    let all = role.value.get("rules").and_then(Value::as_array);
-                    rules.extend(all.into_iter().flatten().map(|rule| (rule.clone(), given.clone())));
-                }
-                None => missing.push(format!("{}.{GROUP} \"{name}\" not found", kind.to_lowercase())),
-            }
+            let Some(role) = role else {
+                missing.push(format!("{}.{GROUP} \"{name}\" not found", kind.to_lowercase()));
+                return false;
+            };
+            let given = Given { key, kind, name, subject };
+            role.value.get("rules").and_then(Value::as_array).into_iter().flatten().any(|rule| enough(rule, &given))
         };
-        for ((_, name), binding) in self.store.list(&format!("{GROUP}/clusterrolebindings"), "") {
-            take(&binding.value, "", format!("ClusterRoleBinding \"{name}\""));
+        let mut cluster = self.store.list("rbac.authorization.k8s.io/clusterrolebindings", "");
+        if cluster.any(|(key, binding)| look(key, &binding.value)) || namespace.is_empty() {
+            return missing;
         }
-        if !namespace.is_empty() {
-            for ((namespace, name), binding) in self.store.list(&format!("{GROUP}/rolebindings"), namespace) {
-                take(&binding.value, namespace, format!("RoleBinding \"{name}/{namespace}\""));
-            }
-        }
-        (rules, missing)
+        let mut local = self.store.list("rbac.authorization.k8s.io/rolebindings", namespace);
+        local.any(|(key, binding)| look(key, &binding.value));
+        missing
     }
 
     /// Whether a wish is granted, and why; or what stands against it beyond the lack of a rule.
@@ -131,8 +131,15 @@ impl State {
         if user.groups.iter().any(|group| group == "system:masters") {
             return Ok(String::new());
         }
-        let (rules, missing) = self.rules(user, &wish.namespace);
-        if let Some((_, given)) = rules.iter().find(|(rule, _)| covers(rule, wish)) {
+        let mut found = None;
+        let missing = self.each_rule(user, &wish.namespace, |rule, given| {
+            let covered = covers(rule, wish);
+            if covered {
+                found = Some(given.to_string());
+            }
+            covered
+        });
+        if let Some(given) = found {
             return Ok(format!("RBAC: allowed by {given}"));
         }
         Err(match missing.as_slice() {
@@ -140,6 +147,29 @@ impl State {
             [one] => format!("RBAC: {one}"),
             many => format!("RBAC: [{}]", many.join(", ")),
         })
+    }
+}
+
+/// How a rule was given to a user.
+struct Given<'a> {
+    /// The binding's.
+    key: &'a Key,
+    /// The role's kind and name.
+    kind: &'a str,
+    name: &'a str,
+    subject: &'a Value,
+}
+
+impl std::fmt::Display for Given<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Key(namespace, binding) = self.key;
+        if namespace.is_empty() {
+            write!(f, "ClusterRoleBinding \"{binding}\"")?;
+        } else {
+            write!(f, "RoleBinding \"{binding}/{namespace}\"")?;
+        }
+        let subject = text(self.subject, "/kind");
+        write!(f, " of {} \"{}\" to {subject} \"{}\"", self.kind, self.name, subject_name(self.subject))
     }
 }
 
@@ -153,7 +183,18 @@ fn subject_name(subject: &Value) -> String {
 /// # Errors
 /// 403, in the API server's words.
 pub(super) fn authorize(state: &State, ask: &Ask) -> Answer<()> {
-    let wish = Wish::of(ask);
+    grant(state, ask, Wish::of(ask))
+}
+
+/// A PUT or an apply that makes an object needs the right to create it, too.
+///
+/// # Errors
+/// As [`authorize`].
+pub(super) fn authorize_create(state: &State, ask: &Ask) -> Answer<()> {
+    grant(state, ask, Wish { verb: "create".to_owned(), ..Wish::of(ask) })
+}
+
+fn grant(state: &State, ask: &Ask, wish: Wish) -> Answer<()> {
     let Err(more) = state.allows(&ask.user, &wish) else { return Ok(()) };
     let more = if more.is_empty() { String::new() } else { format!(": {more}") };
     let user = &ask.user.name;
@@ -268,9 +309,12 @@ pub(super) fn escalates(state: &State, ask: &Ask, kind: &Kind, old: Option<&Valu
             }
         }
     };
-    let (held, _) = state.rules(user, namespace);
-    let held: Vec<&Value> = held.iter().map(|(rule, _)| rule).collect();
-    let missing: Vec<String> = wanted.iter().filter(|rule| !all_held(rule, &held)).map(rule_text).collect();
+    let mut held = Vec::new();
+    state.each_rule(user, namespace, |rule, _| {
+        held.push(rule);
+        false
+    });
+    let missing: Vec<String> = wanted.iter().flat_map(|rule| not_held(rule, &held)).map(|rule| rule_text(&rule)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -284,32 +328,37 @@ pub(super) fn escalates(state: &State, ask: &Ask, kind: &Kind, old: Option<&Valu
     Err(Refusal::forbidden(&kind.group, &kind.plural, name, &why))
 }
 
-/// Whether each single right of a rule is held (`validation.Covers`).
-fn all_held(rule: &Value, held: &[&Value]) -> bool {
+/// The rights of a rule that are not held, as a rule for each resource (`validation.Covers`, `BreakdownRule`).
+fn not_held(rule: &Value, held: &[&Value]) -> Vec<Value> {
     let one_of = |pointer: &str| {
         let list = strings(rule, pointer);
         if list.is_empty() { vec![""] } else { list }
     };
-    let is_held = |wish: &Wish| held.iter().any(|rule| covers(rule, wish));
-    let paths = strings(rule, "/nonResourceURLs");
-    strings(rule, "/verbs").iter().all(|verb| {
-        if !paths.is_empty() {
-            return paths.iter().all(|path| is_held(&Wish { verb: (*verb).to_owned(), path: Some((*path).to_owned()), ..Wish::default() }));
+    let verbs = strings(rule, "/verbs");
+    let lacking = |wish: &Wish| -> Vec<&str> {
+        let held = |verb: &&&str| held.iter().any(|rule| covers(rule, &Wish { verb: (**verb).to_owned(), ..wish.clone() }));
+        verbs.iter().filter(|verb| !held(verb)).copied().collect()
+    };
+    let mut missing = Vec::new();
+    for path in strings(rule, "/nonResourceURLs") {
+        let verbs = lacking(&Wish { path: Some(path.to_owned()), ..Wish::default() });
+        if !verbs.is_empty() {
+            missing.push(json!({"nonResourceURLs": [path], "verbs": verbs}));
         }
-        one_of("/apiGroups").iter().all(|group| {
-            one_of("/resources").iter().all(|resource| {
-                one_of("/resourceNames").iter().all(|name| {
-                    is_held(&Wish {
-                        verb: (*verb).to_owned(),
-                        group: (*group).to_owned(),
-                        resource: (*resource).to_owned(),
-                        name: (*name).to_owned(),
-                        ..Wish::default()
-                    })
-                })
-            })
-        })
-    })
+    }
+    for group in strings(rule, "/apiGroups") {
+        for resource in strings(rule, "/resources") {
+            for name in one_of("/resourceNames") {
+                let wish = Wish { group: group.to_owned(), resource: resource.to_owned(), name: name.to_owned(), ..Wish::default() };
+                let verbs = lacking(&wish);
+                if !verbs.is_empty() {
+                    let names: Vec<&str> = Some(name).filter(|name| !name.is_empty()).into_iter().collect();
+                    missing.push(json!({"apiGroups": [group], "resources": [resource], "resourceNames": names, "verbs": verbs}));
+                }
+            }
+        }
+    }
+    missing
 }
 
 /// A rule as the API server prints it: `{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}`.

@@ -1,13 +1,13 @@
 //! Get and list: selectors, pages, versions, metadata only.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use base64::Engine as _;
-use kube::core::{Selector, SelectorExt as _};
+use kube::core::Expression;
 use serde_json::{Value, json};
 
 use super::{
-    core::{State, pairs},
+    core::State,
     kinds::Kind,
     refusal::{Answer, FieldError, Refusal},
     request::{Ask, Place},
@@ -17,9 +17,19 @@ use super::{
 /// Label and field selectors.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Filter {
-    labels: Option<Selector>,
-    /// Field, equal or not, value.
-    fields: Vec<(String, bool, String)>,
+    labels: Vec<Expression>,
+    fields: Vec<FieldTest>,
+}
+
+/// One term of a field selector.
+#[derive(Debug, Clone)]
+struct FieldTest {
+    /// Where the field is.
+    pointer: String,
+    /// What it is if it is not there.
+    missing: &'static str,
+    equal: bool,
+    wanted: String,
 }
 
 impl Filter {
@@ -33,7 +43,8 @@ impl Filter {
             .map(|text| {
                 crate::selector::parse(text).map_err(|error| Refusal::bad_request(format!("unable to parse requirement: {}", error.why)))
             })
-            .transpose()?;
+            .transpose()?
+            .map_or_else(Vec::new, |selector| selector.into_iter().collect());
         let mut fields = Vec::new();
         for part in ask.option("fieldSelector").unwrap_or_default().split(',').filter(|part| !part.is_empty()) {
             let (name, equal, value) = if let Some((name, value)) = part.split_once("!=") {
@@ -53,45 +64,54 @@ impl Filter {
                     format!("field label not supported: {name}")
                 }));
             }
-            fields.push((name.to_owned(), equal, value.to_owned()));
+            let (pointer, missing) = field(kind, name);
+            fields.push(FieldTest { pointer, missing, equal, wanted: value.to_owned() });
         }
         Ok(Self { labels, fields })
     }
 
     /// Whether everything passes.
     pub(super) fn is_empty(&self) -> bool {
-        self.labels.is_none() && self.fields.is_empty()
+        self.labels.is_empty() && self.fields.is_empty()
     }
 
     /// Whether an object passes.
-    pub(super) fn matches(&self, kind: &Kind, value: &Value) -> bool {
-        if let Some(selector) = &self.labels {
-            let labels: BTreeMap<String, String> =
-                pairs(value, "/metadata/labels").into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-            if !selector.matches(&labels) {
-                return false;
-            }
-        }
-        self.fields.iter().all(|(name, equal, wanted)| (field(kind, value, name) == *wanted) == *equal)
+    pub(super) fn matches(&self, value: &Value) -> bool {
+        let labels = value.get("metadata").and_then(|metadata| metadata.get("labels"));
+        let label = |key: &str| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str);
+        let passes = |expression: &Expression| match expression {
+            Expression::In(key, values) => label(key).is_some_and(|value| values.contains(value)),
+            Expression::NotIn(key, values) => label(key).is_none_or(|value| !values.contains(value)),
+            Expression::Equal(key, wanted) => label(key) == Some(wanted),
+            Expression::NotEqual(key, wanted) => label(key) != Some(wanted),
+            Expression::Exists(key) => label(key).is_some(),
+            Expression::DoesNotExist(key) => label(key).is_none(),
+        };
+        self.labels.iter().all(passes)
+            && self.fields.iter().all(|test| {
+                let same = match value.pointer(&test.pointer) {
+                    Some(Value::String(text)) => *text == test.wanted,
+                    Some(Value::Null) | None => test.missing == test.wanted,
+                    Some(other) => other.to_string() == test.wanted,
+                };
+                same == test.equal
+            })
     }
 }
 
-/// A field as field selectors see it: text, empty where it is missing.
-fn field(kind: &Kind, value: &Value, name: &str) -> String {
+/// Where a field of a selector is, and what a missing one is taken for.
+fn field(kind: &Kind, name: &str) -> (String, &'static str) {
     let pointer = match (kind.kind.as_str(), name) {
         ("Event", "source") => "/source/component".to_owned(),
         ("Job", "status.successful") => "/status/succeeded".to_owned(),
         _ => format!("/{}", name.replace('.', "/")),
     };
-    match value.pointer(&pointer) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Null) | None => match name {
-            "spec.unschedulable" | "spec.hostNetwork" => "false".to_owned(),
-            "status.successful" | "status.replicas" => "0".to_owned(),
-            _ => String::new(),
-        },
-        Some(other) => other.to_string(),
-    }
+    let missing = match name {
+        "spec.unschedulable" | "spec.hostNetwork" => "false",
+        "status.successful" | "status.replicas" => "0",
+        _ => "",
+    };
+    (pointer, missing)
 }
 
 /// The bytes of an object as it is answered.
@@ -138,9 +158,12 @@ impl Token {
 
     fn read(text: &str) -> Answer<Self> {
         let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).ok();
-        bytes
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .ok_or_else(|| Refusal::bad_request("continue key is not valid: illegal base64 data"))
+        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(|| {
+            let legal = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+            let at = text.find(|c| !legal(c)).unwrap_or(text.len());
+            let why = format!("invalid continue token: continue key is not valid: illegal base64 data at input byte {at}");
+            Refusal::bad_request(why)
+        })
     }
 }
 
@@ -150,17 +173,14 @@ fn wrong_options(error: FieldError) -> Refusal {
 
 /// `resourceVersion` of a request; empty and absent are the same.
 fn version_of(ask: &Ask) -> Answer<Option<u64>> {
-    ask.option("resourceVersion")
-        .map(|text| {
-            text.parse().map_err(|_| {
-                wrong_options(FieldError::invalid(
-                    "resourceVersion",
-                    text,
-                    format!("strconv.ParseUint: parsing \"{text}\": invalid syntax"),
-                ))
-            })
+    let read = |text: &str| {
+        text.parse().map_err(|_| {
+            let why = format!("strconv.ParseUint: parsing \"{text}\": invalid syntax");
+            let why = format!("resourceVersion: Invalid value: \"{text}\": {why}");
+            if ask.verb == "watch" { Refusal::new(500, "", why) } else { Refusal::bad_request(format!("invalid resource version: {why}")) }
         })
-        .transpose()
+    };
+    ask.option("resourceVersion").map(read).transpose()
 }
 
 /// Which versions a list or watch may have.
@@ -281,7 +301,7 @@ impl State {
         let mut last: Option<&Key> = None;
         let (mut count, mut remaining) = (0, 0_u64);
         for (key, stored) in objects {
-            if after.as_ref().is_some_and(|after| key <= after) || !filter.matches(kind, &stored.value) {
+            if after.as_ref().is_some_and(|after| key <= after) || !filter.matches(&stored.value) {
                 continue;
             }
             if limit.is_some_and(|limit| count >= limit) {

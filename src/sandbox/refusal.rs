@@ -37,6 +37,11 @@ impl Refusal {
         refusal
     }
 
+    /// An address where there could be a resource, and none is.
+    pub(super) fn no_such_resource() -> Self {
+        Self::new(404, "NotFound", "the server could not find the requested resource")
+    }
+
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message)
     }
@@ -45,8 +50,10 @@ impl Refusal {
         Self::new(404, "NotFound", format!("{} \"{name}\" not found", kind.group_resource())).about(kind, name)
     }
 
-    pub(super) fn already_exists(kind: &Kind, name: &str) -> Self {
-        Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", kind.group_resource())).about(kind, name)
+    /// `going`: what is there is being deleted.
+    pub(super) fn already_exists(kind: &Kind, name: &str, going: bool) -> Self {
+        let going = if going { "object is being deleted: " } else { "" };
+        Self::new(409, "AlreadyExists", format!("{going}{} \"{name}\" already exists", kind.group_resource())).about(kind, name)
     }
 
     pub(super) fn conflict(kind: &Kind, name: &str, why: &str) -> Self {

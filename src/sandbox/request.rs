@@ -61,10 +61,14 @@ impl Ask {
     /// Reads a request's head.
     pub(super) fn read(user: User, method: &Method, uri: &hyper::Uri, headers: &HeaderMap, body: Bytes) -> Self {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let query = read_query(uri.query().unwrap_or_default());
-        let place = read_path(uri.path());
-        let watch = query.iter().any(|(key, value)| key == "watch" && matches!(value.as_str(), "" | "1" | "true"));
-        let mut place = place;
+        let mut query = read_query(uri.query().unwrap_or_default());
+        let (mut place, old_watch) = read_path(uri.path());
+        let watch = old_watch || query.iter().any(|(key, value)| key == "watch" && matches!(value.as_str(), "" | "1" | "true"));
+        // A watch of one object is one of the list that it is alone in.
+        if let Some(place) = place.as_mut().filter(|place| watch && !place.name.is_empty() && place.subresource.is_empty()) {
+            query.push(("fieldSelector".to_owned(), format!("metadata.name={}", place.name)));
+            place.name.clear();
+        }
         let named = place.as_ref().is_some_and(|p| !p.name.is_empty());
         let verb = match *method {
             Method::POST => "create",
@@ -72,7 +76,7 @@ impl Ask {
             Method::PATCH => "patch",
             Method::DELETE if place.is_some() && !named => "deletecollection",
             Method::DELETE => "delete",
-            _ if place.is_none() || named && !watch => "get",
+            _ if place.is_none() || named => "get",
             _ if watch => "watch",
             _ => "list",
         };
@@ -128,6 +132,12 @@ impl Ask {
         self.accept.contains("as=PartialObjectMetadata")
     }
 
+    /// Whether it takes JSON for an answer.
+    pub(super) fn takes_json(&self) -> bool {
+        let kinds = self.accept.split(',').map(|kind| kind.split(';').next().unwrap_or_default().trim());
+        self.accept.is_empty() || kinds.into_iter().any(|kind| matches!(kind, "*/*" | "application/*" | "application/json"))
+    }
+
     /// `dryRun=All`.
     ///
     /// # Errors
@@ -138,14 +148,18 @@ impl Ask {
             Some("All") => Ok(true),
             Some(other) => {
                 let error = super::refusal::FieldError::not_supported("dryRun", other, &["All"]);
-                let kind = match self.verb {
-                    "create" => "CreateOptions",
-                    "patch" => "PatchOptions",
-                    "update" => "UpdateOptions",
-                    _ => "DeleteOptions",
-                };
-                Err(Refusal::invalid_as("meta.k8s.io", kind, "", &[error]))
+                Err(Refusal::invalid_as("meta.k8s.io", self.options_kind(), "", &[error]))
             }
+        }
+    }
+
+    /// What the server calls the options of a write.
+    pub(super) fn options_kind(&self) -> &'static str {
+        match self.verb {
+            "create" => "CreateOptions",
+            "patch" => "PatchOptions",
+            "update" => "UpdateOptions",
+            _ => "DeleteOptions",
         }
     }
 
@@ -197,15 +211,21 @@ fn decode(text: &str, query: bool) -> String {
 }
 
 /// `/api/v1/namespaces/shop/pods/orders-0/log` and the like. None for what names no resource.
-fn read_path(path: &str) -> Option<Place> {
+///
+/// True: it is the old way to watch, `/api/v1/watch/…`.
+fn read_path(path: &str) -> (Option<Place>, bool) {
     let parts: Vec<String> = path.split('/').skip(1).map(|part| decode(part, false)).collect();
     let (group, version, rest) = match parts.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, parts.len() - rest.len()),
         ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, parts.len() - rest.len()),
-        _ => return None,
+        _ => return (None, false),
     };
     let mut place = Place { group: group.to_owned(), version: version.to_owned(), ..Place::default() };
     let mut rest = &parts[rest..];
+    let watch = rest.len() > 1 && rest[0] == "watch";
+    if watch {
+        rest = &rest[1..];
+    }
     if let [namespaces, namespace, below @ ..] = rest
         && namespaces == "namespaces"
         && !namespace.is_empty()
@@ -218,7 +238,7 @@ fn read_path(path: &str) -> Option<Place> {
     }
     let part = |n: usize| rest.get(n).cloned().unwrap_or_default();
     (place.resource, place.name, place.subresource) = (part(0), part(1), part(2));
-    (!place.resource.is_empty()).then_some(place)
+    ((!place.resource.is_empty()).then_some(place), watch)
 }
 
 #[cfg(test)]

@@ -10,11 +10,11 @@ use tokio::time::Duration;
 
 use super::{
     audit::AuditEntry,
-    core::Core,
+    core::{Core, State},
     discovery,
     kinds::Kind,
     kubelet, rbac, read,
-    refusal::{Answer, Refusal},
+    refusal::{Answer, FieldError, Refusal, Wrong},
     request::{Ask, Place, User},
     watch,
     weather::Trouble,
@@ -140,18 +140,29 @@ fn bad_weather(code: u16, ask: &Ask) -> Refusal {
 
 async fn answer(core: &Arc<Core>, ask: &Arc<Ask>, request: &mut Request<Incoming>, trouble: &Trouble) -> Answer<Response<Body>> {
     rbac::authorize(&core.lock(), ask)?;
+    if !ask.takes_json() && ask.place.is_some() {
+        let why = "only the following media types are accepted: application/json";
+        return Err(Refusal::new(406, "NotAcceptable", why));
+    }
     let Some(place) = &ask.place else {
         return discovery::answer(&core.lock(), ask);
     };
-    let kind = core.lock().kinds.find(&place.group, &place.version, &place.resource).cloned().ok_or_else(Refusal::no_such_page)?;
+    let kind = core.lock().kinds.find(&place.group, &place.version, &place.resource).cloned();
+    let Some(kind) = kind else {
+        return Err(if core.lock().kinds.has_group(&place.group) { Refusal::no_such_resource() } else { Refusal::no_such_page() });
+    };
     let unknown = !place.subresource.is_empty()
         && !(place.subresource == "status" && kind.status)
         && !(place.subresource == "scale" && kind.scale)
         && !kind.subresources.contains(&place.subresource.as_str());
-    let misplaced = kind.namespaced && place.namespace.is_empty() && !(matches!(ask.verb, "list" | "watch"))
+    let nowhere = kind.namespaced && place.namespace.is_empty();
+    let misplaced = nowhere && !place.name.is_empty() && !matches!(ask.verb, "list" | "watch")
         || !kind.namespaced && !place.namespace.is_empty() && kind.kind != "Namespace";
     if unknown || misplaced {
-        return Err(Refusal::no_such_page());
+        return Err(Refusal::no_such_resource());
+    }
+    if nowhere && !matches!(ask.verb, "list" | "watch") && !kind.review {
+        return Err(Refusal::method_not_allowed());
     }
     if kind.review {
         let answer = rbac::review(&mut core.lock(), ask, &kind, place)?;
@@ -166,16 +177,34 @@ async fn answer(core: &Arc<Core>, ask: &Arc<Ask>, request: &mut Request<Incoming
             Ok(response)
         }
         ("get", "log") => kubelet::log(core, &kind, ask, place),
-        ("get" | "create", "exec" | "attach") => kubelet::exec(core, &kind, ask, place, request),
+        ("get" | "create", "exec" | "attach" | "portforward") => kubelet::exec(core, &kind, ask, place, request),
         _ => {
-            let (code, said) = operate(core, ask, &kind, place)?;
-            Ok(json(code, said_json(ask, &kind, said)))
+            let (done, warnings) = {
+                let mut state = core.lock();
+                state.warnings.clear();
+                let done = operate(&mut state, ask, &kind, place);
+                (done, std::mem::take(&mut state.warnings))
+            };
+            let mut response = match done {
+                Ok((code, said)) => json(code, said_json(ask, &kind, said)),
+                Err(refusal) => refused(&refusal),
+            };
+            for text in warnings {
+                let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+                if let Ok(text) = header::HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+                    response.headers_mut().append(header::WARNING, text);
+                }
+            }
+            Ok(response)
         }
     }
 }
 
-fn operate(core: &Core, ask: &Ask, kind: &Arc<Kind>, place: &Place) -> Answer<(u16, Said)> {
-    let mut state = core.lock();
+fn operate(state: &mut State, ask: &Ask, kind: &Arc<Kind>, place: &Place) -> Answer<(u16, Said)> {
+    if ask.option("fieldManager").is_some_and(|manager| manager.len() > 128) {
+        let error = FieldError::new(Wrong::TooLong, "fieldManager", Value::Null, "may not be more than 128 bytes");
+        return Err(Refusal::invalid_as("meta.k8s.io", ask.options_kind(), "", &[error]));
+    }
     match (ask.verb, place.subresource.as_str()) {
         ("get", "" | "status") => state.get(kind, place).map(|stored| (200, Said::Object(stored))),
         (_, "scale") => state.scale(ask, kind, place),

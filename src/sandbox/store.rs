@@ -14,7 +14,27 @@ use serde_json::Value;
 const LOG_LIMIT: usize = 20_000;
 
 /// Namespace (empty where there is none) and name.
-pub(super) type Key = (String, String);
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Key(pub(super) String, pub(super) String);
+
+/// As etcd has it: `shop-two/a` comes before `shop/a`.
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        if self.0 == other.0 {
+            return self.1.cmp(&other.1);
+        }
+        fn bytes(key: &Key) -> impl Iterator<Item = u8> {
+            key.0.bytes().chain([b'/']).chain(key.1.bytes())
+        }
+        bytes(self).cmp(bytes(other))
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// An object in one version. Its value has neither `apiVersion` nor `kind`: those depend on how it is asked for.
 #[derive(Debug)]
@@ -103,7 +123,7 @@ impl Store {
 
     /// Objects in order of namespace and name; of one namespace unless it is empty.
     pub(super) fn list(&self, shelf: &str, namespace: &str) -> impl Iterator<Item = (&Key, &Arc<Stored>)> {
-        let from = (namespace.to_owned(), String::new());
+        let from = Key(namespace.to_owned(), String::new());
         let namespace = namespace.to_owned();
         let found = self.shelves.get(shelf).map(|shelf| shelf.range(from..));
         found.into_iter().flatten().take_while(move |(key, _)| namespace.is_empty() || key.0 == namespace)
@@ -137,11 +157,11 @@ impl Store {
         stored
     }
 
-    /// Takes an object away. What is given back carries the version of its deletion.
-    pub(super) fn delete(&mut self, shelf: &str, key: &Key) -> Option<Arc<Stored>> {
+    /// Takes an object away, in the last state given or else as it is. What is given back carries the version of its deletion.
+    pub(super) fn delete(&mut self, shelf: &str, key: &Key, last: Option<Value>) -> Option<Arc<Stored>> {
         let before = self.shelves.get_mut(shelf)?.remove(key)?;
         self.version += 1;
-        let mut value = before.value.clone();
+        let mut value = last.unwrap_or_else(|| before.value.clone());
         set_version(&mut value, self.version);
         let after = Stored::new(value, self.version);
         let shelf = self.shelf(shelf);
@@ -180,7 +200,8 @@ impl Store {
     }
 }
 
-fn set_version(value: &mut Value, version: u64) {
+/// Writes the version into an object.
+pub(super) fn set_version(value: &mut Value, version: u64) {
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("resourceVersion".to_owned(), Value::from(version.to_string()));
     }
@@ -193,7 +214,7 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> Key {
-        ("shop".to_owned(), name.to_owned())
+        Key("shop".to_owned(), name.to_owned())
     }
 
     #[test]
@@ -203,7 +224,7 @@ mod tests {
         store.put("/pods", &key("b"), json!({"metadata": {}}));
         let then = store.version();
         store.put("/pods", &key("a"), json!({"metadata": {}, "n": 2}));
-        store.delete("/pods", &key("b")).unwrap();
+        store.delete("/pods", &key("b"), None).unwrap();
         store.put("/pods", &key("c"), json!({"metadata": {}}));
         let past = store.list_at("/pods", "shop", then).unwrap();
         assert_eq!(past.keys().map(|key| key.1.as_str()).collect::<Vec<_>>(), ["a", "b"]);
@@ -212,6 +233,17 @@ mod tests {
         store.compact();
         assert!(store.list_at("/pods", "shop", then).is_none() && store.since(then).is_none());
         assert_eq!(store.since(store.version()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn objects_are_in_the_order_of_etcd() {
+        let mut store = Store::new(1);
+        for (namespace, name) in [("shop", "b"), ("shop", "a.c"), ("shop", "a"), ("shop-two", "z"), ("a", "a-b"), ("a", "a")] {
+            store.put("/pods", &Key(namespace.to_owned(), name.to_owned()), json!({"metadata": {}}));
+        }
+        let order = |namespace| store.list("/pods", namespace).map(|(key, _)| format!("{}/{}", key.0, key.1)).collect::<Vec<_>>();
+        assert_eq!(order(""), ["a/a", "a/a-b", "shop-two/z", "shop/a", "shop/a.c", "shop/b"]);
+        assert_eq!(order("shop"), ["shop/a", "shop/a.c", "shop/b"]);
     }
 
     #[test]

@@ -20,8 +20,8 @@ impl State {
     ///
     /// # Errors
     /// 404: there is no such namespace. 403: it is being deleted, or the pod's service account does not exist.
-    pub(super) fn admit(&self, _ask: &Ask, kind: &Kind, key: &Key, value: &mut Value) -> Answer<()> {
-        let (namespace, name) = key;
+    pub(super) fn admit(&mut self, kind: &Kind, key: &Key, value: &mut Value) -> Answer<()> {
+        let Key(namespace, name) = key;
         if kind.namespaced {
             let Some(found) = self.peek("", "namespaces", "", namespace) else {
                 let kind = self.kinds.v1("", "namespaces");
@@ -37,13 +37,27 @@ impl State {
                 ));
             }
         }
-        if kind.kind == "Pod" {
-            self.admit_pod(kind, key, value)?;
+        match kind.kind.as_str() {
+            "Pod" => self.admit_pod(kind, key, value)?,
+            // TaintNodesByCondition: until the node life cycle controller knows better.
+            "Node" => {
+                let taints = map_at(as_map(value), "spec").entry("taints").or_insert_with(|| json!([]));
+                let taint = "node.kubernetes.io/not-ready";
+                if let Value::Array(taints) = taints
+                    && !taints.iter().any(|t| text(t, "/key") == taint)
+                {
+                    taints.push(json!({"key": taint, "effect": "NoSchedule"}));
+                }
+            }
+            // StorageObjectInUseProtection.
+            "PersistentVolumeClaim" => add_finalizer(value, "kubernetes.io/pvc-protection"),
+            "PersistentVolume" => add_finalizer(value, "kubernetes.io/pv-protection"),
+            _ => {}
         }
         Ok(())
     }
 
-    fn admit_pod(&self, kind: &Kind, key: &Key, value: &mut Value) -> Answer<()> {
+    fn admit_pod(&mut self, kind: &Kind, key: &Key, value: &mut Value) -> Answer<()> {
         let class = text(value, "/spec/priorityClassName").to_owned();
         let spec = map_at(as_map(value), "spec");
         let account =
@@ -54,7 +68,13 @@ impl State {
             return Err(Refusal::forbidden(&kind.group, &kind.plural, &key.1, &why));
         }
         spec.insert("serviceAccountName".to_owned(), Value::from(account.as_str()));
+        let declined = |value: Option<&Value>| value.and_then(|value| value.get("automountServiceAccountToken")).and_then(Value::as_bool);
+        let declined_by_account = declined(self.peek("", "serviceaccounts", &key.0, &account).map(|account| &account.value));
         spec.insert("serviceAccount".to_owned(), Value::from(account));
+        if spec.get("automountServiceAccountToken").and_then(Value::as_bool).or(declined_by_account) != Some(false) {
+            let volume = format!("kube-api-access-{}", self.store.suffix());
+            mount_token(spec, &volume);
+        }
         let (priority, policy) = match class.as_str() {
             "" => (0, "PreemptLowerPriority".to_owned()),
             "system-node-critical" => (2_000_001_000, "PreemptLowerPriority".to_owned()),
@@ -96,6 +116,41 @@ impl State {
     }
 }
 
+fn add_finalizer(value: &mut Value, finalizer: &str) {
+    let finalizers = meta(value).entry("finalizers").or_insert_with(|| json!([]));
+    if let Value::Array(finalizers) = finalizers
+        && !finalizers.iter().any(|f| f == finalizer)
+    {
+        finalizers.push(Value::from(finalizer));
+    }
+}
+
+/// The volume with the service account's token, in every container that has nothing of its own there
+/// (`plugin/pkg/admission/serviceaccount`).
+fn mount_token(spec: &mut serde_json::Map<String, Value>, volume: &str) {
+    const PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let mut mounted = false;
+    for list in ["initContainers", "containers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let mounts = as_map(container).entry("volumeMounts").or_insert_with(|| json!([]));
+            if let Value::Array(mounts) = mounts
+                && !mounts.iter().any(|mount| text(mount, "/mountPath") == PATH)
+            {
+                mounts.push(json!({"name": volume, "readOnly": true, "mountPath": PATH}));
+                mounted = true;
+            }
+        }
+    }
+    if mounted && let Value::Array(volumes) = spec.entry("volumes").or_insert_with(|| json!([])) {
+        let namespace = json!({"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}});
+        volumes.push(json!({"name": volume, "projected": {"defaultMode": 0o644, "sources": [
+            {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [namespace]}},
+        ]}}));
+    }
+}
+
 /// Sets what the kind's own code sets when an object is made.
 ///
 /// # Errors
@@ -129,7 +184,7 @@ pub(super) fn before_create(state: &mut State, kind: &Kind, value: &mut Value) -
         "Node" => {}
         "Job" => {
             map.insert("status".to_owned(), json!({}));
-            job_selector(state, value);
+            job_selector(value);
         }
         _ if kind.custom() => {
             if kind.status {
@@ -214,13 +269,12 @@ fn service_addresses(state: &mut State, kind: &Kind, value: &mut Value) -> Answe
 }
 
 /// A Job finds its pods by its own uid, unless the author brings a selector (`spec.manualSelector`).
-fn job_selector(state: &mut State, value: &mut Value) {
+fn job_selector(value: &mut Value) {
     if value.pointer("/spec/manualSelector").and_then(Value::as_bool) == Some(true) {
         return;
     }
     let name = text(value, "/metadata/name").to_owned();
-    // The Job's uid is drawn after this; a real one's selector is its own uid. Only that it is unlike any other counts.
-    let uid = state.store.uid();
+    let uid = text(value, "/metadata/uid").to_owned();
     let spec = map_at(as_map(value), "spec");
     spec.insert("selector".to_owned(), json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
     let labels = map_at(map_at(map_at(spec, "template"), "metadata"), "labels");
@@ -237,15 +291,19 @@ fn job_selector(state: &mut State, value: &mut Value) {
 /// What of its metadata nobody can change (`rest.BeforeUpdate`).
 pub(super) fn keep_metadata(old: &Value, value: &mut Value) {
     let metadata = meta(value);
-    for field in
-        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink", "resourceVersion"]
-    {
+    for field in ["creationTimestamp", "generation", "selfLink", "resourceVersion"] {
         match old["metadata"].get(field) {
             Some(kept) => drop(metadata.insert(field.to_owned(), kept.clone())),
             None => drop(metadata.shift_remove(field)),
         }
     }
-    for field in ["namespace", "name"] {
+    // Set on what lives, validation refuses them.
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if let Some(kept) = old["metadata"].get(field) {
+            metadata.insert(field.to_owned(), kept.clone());
+        }
+    }
+    for field in ["namespace", "name", "uid"] {
         if let Some(kept) = old["metadata"].get(field) {
             metadata.entry(field).or_insert_with(|| kept.clone());
         }

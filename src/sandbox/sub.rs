@@ -13,7 +13,7 @@ use super::{
     patch,
     refusal::{Answer, FieldError, Refusal, success},
     request::{Ask, Place},
-    store::Stored,
+    store::{Key, Stored},
     strategy, validate,
     write::{Done, Said, writer},
 };
@@ -25,7 +25,7 @@ impl State {
     /// 404, 409, 422; 405 for other verbs than get, update and patch.
     pub(super) fn scale(&mut self, ask: &Ask, kind: &Arc<Kind>, place: &Place) -> Answer<Done> {
         let old = self.found(kind, place)?;
-        let scale = scale_of(&old.value);
+        let scale = scale_of(kind, &old.value);
         let new = match ask.verb {
             "get" => return Ok((200, Said::Raw(scale))),
             "update" => decode::body(ask)?,
@@ -61,10 +61,10 @@ impl State {
             return Err(Refusal::stale(kind, &place.name));
         }
         let mut value = old.value.clone();
-        map_at(as_map(&mut value), "spec").insert("replicas".to_owned(), Value::from(replicas));
+        set(&mut value, &kind.scale_paths[0], Value::from(replicas));
         let place_of_object = Place { subresource: String::new(), ..place.clone() };
         let stored = self.update_value(ask, kind, &place_of_object, &old, value, &writer(ask, place, false), ask.dry_run()?)?;
-        Ok((200, Said::Raw(scale_of(&stored.value))))
+        Ok((200, Said::Raw(scale_of(kind, &stored.value))))
     }
 
     /// `…/eviction`: a deletion that the pod's disruption budget has to allow (`pkg/registry/core/pod/storage/eviction.go`).
@@ -92,13 +92,32 @@ impl State {
             [] => {}
             [budget] => self.charge(budget, &pod.value, options.dry)?,
             _ => {
-                return Err(Refusal::internal(
-                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
-                ));
+                let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+                return Err(Refusal::new(500, "", why));
             }
+        }
+        if !options.dry {
+            let marked = self.mark_evicted(kind, place, &pod);
+            options.follow(pod.version, marked.version);
         }
         self.delete_key(kind, &key(kind, place), &options)?;
         Ok(done)
+    }
+
+    /// The condition that tells an eviction from other deletions (KEP-3329).
+    fn mark_evicted(&mut self, kind: &Kind, place: &Place, pod: &Stored) -> Arc<Stored> {
+        let mut value = pod.value.clone();
+        let now = self.now();
+        let condition = json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+            "lastProbeTime": null, "lastTransitionTime": now,
+        });
+        let conditions = map_at(as_map(&mut value), "status").entry("conditions").or_insert_with(|| json!([]));
+        if let Value::Array(conditions) = conditions {
+            conditions.retain(|c| text(c, "/type") != "DisruptionTarget");
+            conditions.push(condition);
+        }
+        self.commit(kind, &key(kind, place), value, false)
     }
 
     fn budgets(&self, namespace: &str, pod: &Value) -> Vec<Arc<Stored>> {
@@ -132,7 +151,7 @@ impl State {
         }
         let allowed = number("/status/disruptionsAllowed");
         if allowed < 0 {
-            return Err(Refusal::forbidden("policy", "poddisruptionbudgets", name, "pdb disruptions allowed is negative"));
+            return Err(Refusal::forbidden("policy", "poddisruptionbudget", name, "pdb disruptions allowed is negative"));
         }
         if allowed == 0 {
             let why = format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently");
@@ -146,7 +165,7 @@ impl State {
         let status = map_at(as_map(&mut value), "status");
         status.insert("disruptionsAllowed".to_owned(), Value::from(allowed - 1));
         map_at(status, "disruptedPods").insert(text(pod, "/metadata/name").to_owned(), Value::from(now));
-        let key = (text(&budget.value, "/metadata/namespace").to_owned(), name.to_owned());
+        let key = Key(text(&budget.value, "/metadata/namespace").to_owned(), name.to_owned());
         self.store.put("policy/poddisruptionbudgets", &key, value);
         Ok(())
     }
@@ -207,12 +226,12 @@ impl State {
         let dry = ask.dry_run()?;
         let new = match ask.verb {
             "get" => return Ok((200, Said::Object(old))),
-            "update" => decode::object(ask, kind)?,
+            "update" => decode::object(ask, kind, &mut self.warnings)?,
             "patch" => {
                 let format = patch::format(ask, kind)?;
                 let whole = decode::with_kind(kind, old.value.clone());
                 let value = patch::patched(kind, &whole, &patch::body(ask, format)?, format)?;
-                decode::typed(kind, value, false).map_err(|error| patch::unfit(&format!("{error:?}")))?
+                decode::typed(kind, value, None).map_err(|misfit| patch::unfit("", &misfit.strict()))?
             }
             _ => return Err(Refusal::method_not_allowed()),
         };
@@ -247,7 +266,7 @@ impl State {
     /// # Errors
     /// 404, 409.
     pub(super) fn finalize(&mut self, ask: &Ask, kind: &Arc<Kind>, place: &Place) -> Answer<Done> {
-        let new = decode::object(ask, kind)?;
+        let new = decode::object(ask, kind, &mut self.warnings)?;
         let old = self.found(kind, place)?;
         let version = text(&new, "/metadata/resourceVersion");
         if !version.is_empty() && version != old.version.to_string() {
@@ -264,8 +283,7 @@ impl State {
         let dry = ask.dry_run()?;
         let key = key(kind, place);
         if strategy::ends_with_update(kind, &old.value, &value) && !dry {
-            self.store.put(&kind.shelf(), &key, value);
-            let gone = self.erase(kind, &key).unwrap_or(old);
+            let gone = self.erase(kind, &key, Some(value)).unwrap_or(old);
             return Ok((200, Said::Object(gone)));
         }
         if value == old.value {
@@ -275,8 +293,17 @@ impl State {
     }
 }
 
+/// Sets what is at a JSON pointer of fields; maps on the way are made.
+fn set(value: &mut Value, pointer: &str, new: Value) {
+    let mut at = value;
+    for name in pointer.split('/').filter(|name| !name.is_empty()) {
+        at = as_map(at).entry(name).or_insert(Value::Null);
+    }
+    *at = new;
+}
+
 /// A workload as Scale.
-fn scale_of(value: &Value) -> Value {
+fn scale_of(kind: &Kind, value: &Value) -> Value {
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(found) = value["metadata"].get(field) {
@@ -284,11 +311,19 @@ fn scale_of(value: &Value) -> Value {
         }
     }
     let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
-    let mut scale = json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": {}, "status": {"replicas": number("/status/replicas")}});
-    if number("/spec/replicas") != 0 {
-        scale["spec"]["replicas"] = Value::from(number("/spec/replicas"));
+    let mut scale = json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": {},
+        "status": {"replicas": number(&kind.scale_paths[1])},
+    });
+    let wanted = number(&kind.scale_paths[0]);
+    if wanted != 0 {
+        scale["spec"]["replicas"] = Value::from(wanted);
     }
-    let selector = selector_text(value.pointer("/spec/selector").unwrap_or(&Value::Null));
+    let selector = match kind.scale_paths[2].as_str() {
+        "" if kind.custom() => String::new(),
+        "" => selector_text(value.pointer("/spec/selector").unwrap_or(&Value::Null)),
+        path => text(value, path).to_owned(),
+    };
     if !selector.is_empty() {
         scale["status"]["selector"] = Value::from(selector);
     }

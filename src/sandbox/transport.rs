@@ -47,8 +47,12 @@ impl Server {
     /// Ends all connections and waits until their tasks have ended. Later ones are refused.
     pub(super) async fn stop(&self) {
         self.core.closed.cancel();
+        // Kubelets may hold clients, which hold the server.
+        self.core.lock().kubelets = None;
         let mut tasks = std::mem::take(&mut *self.tasks());
         tasks.shutdown().await;
+        let mut sessions = std::mem::take(&mut *self.core.sessions.lock().unwrap_or_else(PoisonError::into_inner));
+        sessions.shutdown().await;
     }
 
     /// A connection for a user.

@@ -15,11 +15,13 @@ use super::{
     read::{self, Filter},
     refusal::{Answer, Refusal},
     request::{Ask, Place},
-    store::{Change, Store, Stored},
+    store::{self, Change, Store, Stored},
 };
 
 /// How often a watch that takes bookmarks gets one, as the real watch cache does.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// And once more so long before the watch ends, in seconds.
+const BOOKMARK_BEFORE_END_SECS: u64 = 2;
 /// Events are sent in lots of no more than this, so that one watch never holds a copy of the whole log.
 const LOT: usize = 512;
 
@@ -60,6 +62,7 @@ pub(super) fn open(core: &Arc<Core>, ask: Arc<Ask>, kind: &Arc<Kind>, place: &Pl
         _ => 1800 + u64::try_from(state.store.below(1800)).unwrap_or(0),
     };
     let now = Instant::now();
+    let last_bookmark = Some(secs).filter(|secs| *secs > BOOKMARK_BEFORE_END_SECS).map(|secs| secs - BOOKMARK_BEFORE_END_SECS);
     let mut watch = Watch {
         core: Arc::clone(core),
         bookmarks: ask.flag("allowWatchBookmarks"),
@@ -70,7 +73,7 @@ pub(super) fn open(core: &Arc<Core>, ask: Arc<Ask>, kind: &Arc<Kind>, place: &Pl
         version: state.store.version(),
         newest,
         ready: VecDeque::new(),
-        next_bookmark: now + BOOKMARK_EVERY,
+        next_bookmark: now + last_bookmark.map_or(BOOKMARK_EVERY, |secs| BOOKMARK_EVERY.min(Duration::from_secs(secs))),
         ends: now + cut.unwrap_or_else(|| Duration::from_secs(secs)).min(Duration::from_secs(secs)),
         over: false,
     };
@@ -78,8 +81,8 @@ pub(super) fn open(core: &Arc<Core>, ask: Arc<Ask>, kind: &Arc<Kind>, place: &Pl
     if gap && wanted.is_some_and(|version| version > 0) {
         watch.expire(wanted.unwrap_or_default(), state.store.version());
     } else if initial.unwrap_or(wanted.unwrap_or(0) == 0) {
-        for (_, stored) in state.store.list(&kind.shelf(), &watch.namespace) {
-            if watch.filter.matches(kind, &stored.value) {
+        for (_, stored) in state.store.list(kind.shelf(), &watch.namespace) {
+            if watch.filter.matches(&stored.value) {
                 let line = watch.line("ADDED", stored);
                 watch.ready.push_back(line);
             }
@@ -101,6 +104,7 @@ pub(super) fn open(core: &Arc<Core>, ask: Arc<Ask>, kind: &Arc<Kind>, place: &Pl
 
 impl Watch {
     async fn next(&mut self) -> Option<Bytes> {
+        let core = Arc::clone(&self.core);
         loop {
             if let Some(first) = self.ready.pop_front() {
                 // What is ready goes out in one piece.
@@ -113,53 +117,53 @@ impl Watch {
             if self.over {
                 return None;
             }
-            let closed = self.core.closed.clone();
+            // Looked at before the store is, so that no change can slip in between.
+            let newest = *self.newest.borrow_and_update();
+            if self.version < newest {
+                self.gather(&core.lock().store);
+                continue;
+            }
             tokio::select! {
                 biased;
-                () = closed.cancelled() => return None,
-                () = tokio::time::sleep_until(self.ends) => {
-                    return None;
-                }
+                () = core.closed.cancelled() => return None,
+                () = tokio::time::sleep_until(self.ends) => return None,
                 changed = self.newest.changed() => {
                     if changed.is_err() {
                         return None;
                     }
                 }
                 () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
-                    self.next_bookmark += BOOKMARK_EVERY;
+                    let last = self.ends - Duration::from_secs(BOOKMARK_BEFORE_END_SECS);
+                    let next = self.next_bookmark + BOOKMARK_EVERY;
+                    // The last comes shortly before the end; after it, none.
+                    self.next_bookmark = if self.next_bookmark < last { next.min(last) } else { self.ends + BOOKMARK_EVERY };
                     return Some(self.bookmark(false));
                 }
             }
-            let core = Arc::clone(&self.core);
-            self.gather(&core.lock().store);
         }
     }
 
-    /// Takes what has happened since.
+    /// Takes the next lot of what has happened since.
     fn gather(&mut self, store: &Store) {
-        while self.version < store.version() && !self.over {
-            let Some(changes) = store.since(self.version) else {
-                return self.expire(self.version, store.compacted());
-            };
-            let mut seen = self.version;
-            let mut lines = Vec::new();
-            for change in changes.take(LOT) {
-                seen = change.version;
-                if *change.shelf == *self.kind.shelf() && (self.namespace.is_empty() || change.key.0 == self.namespace) {
-                    lines.extend(self.event(change));
-                }
+        let Some(changes) = store.since(self.version) else {
+            return self.expire(self.version, store.compacted());
+        };
+        let mut seen = self.version;
+        let mut lines = Vec::new();
+        let shelf = self.kind.shelf();
+        for change in changes.take(LOT) {
+            seen = change.version;
+            if *change.shelf == *shelf && (self.namespace.is_empty() || change.key.0 == self.namespace) {
+                lines.extend(self.event(change));
             }
-            self.ready.extend(lines);
-            if seen == self.version {
-                return;
-            }
-            self.version = seen;
         }
+        self.ready.extend(lines);
+        self.version = seen;
     }
 
     /// A change as this watch sees it: an object that begins or ceases to pass the filter is added or deleted.
     fn event(&self, change: &Change) -> Option<Bytes> {
-        let passes = |stored: &Stored| self.filter.matches(&self.kind, &stored.value);
+        let passes = |stored: &Stored| self.filter.matches(&stored.value);
         let before = change.before.as_deref().is_some_and(passes);
         let after = !change.deleted && passes(&change.after);
         let kind = match (before, after) {
@@ -168,7 +172,15 @@ impl Watch {
             (true, true) => "MODIFIED",
             (true, false) => "DELETED",
         };
-        Some(self.line(kind, &change.after))
+        // What leaves the filter is shown as it last passed, under the version of the change.
+        match &change.before {
+            Some(last) if kind == "DELETED" && !change.deleted => {
+                let mut value = last.value.clone();
+                store::set_version(&mut value, change.version);
+                Some(self.line(kind, &Stored::new(value, change.version)))
+            }
+            _ => Some(self.line(kind, &change.after)),
+        }
     }
 
     fn line(&self, event: &str, stored: &Stored) -> Bytes {

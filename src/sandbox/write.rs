@@ -10,6 +10,7 @@ use super::{
     kinds::{Generation, Kind},
     managed::{self, Writer},
     patch::{self, Format},
+    rbac,
     refusal::{Answer, FieldError, Refusal},
     request::{Ask, Place},
     store::{Key, Stored},
@@ -40,7 +41,7 @@ impl State {
     /// As a real API server's: 400, 403, 404 (the namespace), 409, 422.
     pub(super) fn create(&mut self, ask: &Ask, kind: &Arc<Kind>, place: &Place) -> Answer<Done> {
         let dry = ask.dry_run()?;
-        let value = decode::object(ask, kind)?;
+        let value = decode::object(ask, kind, &mut self.warnings)?;
         let stored = self.create_value(ask, kind, &place.namespace, value, &writer(ask, place, false), dry)?;
         Ok((201, Said::Object(stored)))
     }
@@ -77,7 +78,7 @@ impl State {
             let mut name = format!("{prefix}{}", self.store.suffix());
             // A name that is taken: the server tries again (KEP-4420), a few times.
             for _ in 0..7 {
-                if self.store.get(&kind.shelf(), &(namespace_of(kind, namespace), name.clone())).is_none() {
+                if self.store.get(kind.shelf(), &Key(namespace_of(kind, namespace), name.clone())).is_none() {
                     break;
                 }
                 name = format!("{prefix}{}", self.store.suffix());
@@ -90,26 +91,27 @@ impl State {
             let now = self.now();
             managed::updated(kind, &serde_json::json!({"metadata": {}}), &mut value, writer, &now);
         }
-        let key: Key = (namespace_of(kind, namespace), name.clone());
-        self.admit(ask, kind, &key, &mut value)?;
-        strategy::before_create(self, kind, &mut value)?;
+        let key = Key(namespace_of(kind, namespace), name.clone());
+        self.admit(kind, &key, &mut value)?;
         let uid = self.store.uid();
         let now = self.now();
         let metadata = meta(&mut value);
+        metadata.insert("uid".to_owned(), Value::from(uid));
         for stale in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation", "resourceVersion"] {
             metadata.shift_remove(stale);
         }
-        metadata.insert("uid".to_owned(), Value::from(uid));
         metadata.insert("creationTimestamp".to_owned(), Value::from(now));
         if kind.generation != Generation::None {
             metadata.insert("generation".to_owned(), Value::from(1));
         }
+        strategy::before_create(self, kind, &mut value)?;
         let errors = validate::create(kind, &value);
         if !errors.is_empty() {
             return Err(Refusal::invalid(kind, &name, &errors));
         }
-        if self.store.get(&kind.shelf(), &key).is_some() {
-            return Err(Refusal::already_exists(kind, &name));
+        if let Some(there) = self.store.get(kind.shelf(), &key) {
+            let going = there.value.pointer("/metadata/deletionTimestamp").is_some();
+            return Err(Refusal::already_exists(kind, &name, going));
         }
         self.admit_last(ask, kind, None, &value)?;
         Ok(self.commit(kind, &key, value, dry))
@@ -121,33 +123,32 @@ impl State {
     /// As a real API server's: 400, 404, 409, 422.
     pub(super) fn update(&mut self, ask: &Ask, kind: &Arc<Kind>, place: &Place) -> Answer<Done> {
         let dry = ask.dry_run()?;
-        let mut value = decode::object(ask, kind)?;
+        let mut value = decode::object(ask, kind, &mut self.warnings)?;
         let named = text(&value, "/metadata/name").to_owned();
         if named.is_empty() {
-            meta(&mut value).insert("name".to_owned(), Value::from(place.name.as_str()));
-        } else if named != place.name {
-            return Err(Refusal::bad_request(format!(
-                "the name of the object ({named}) does not match the name on the URL ({})",
-                place.name
-            )));
+            let why = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", place.name);
+            return Err(Refusal::bad_request(why));
         }
-        let given = text(&value, "/metadata/namespace").to_owned();
-        if kind.namespaced && !given.is_empty() && given != place.namespace {
-            return Err(Refusal::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
-        }
+        check_name(kind, place, &value)?;
         let writer = writer(ask, place, false);
-        let Some(old) = self.store.get(&kind.shelf(), &key(kind, place)).cloned() else {
+        let Some(old) = self.store.get(kind.shelf(), &key(kind, place)).cloned() else {
             if !kind.create_on_update || !place.subresource.is_empty() {
                 return Err(Refusal::not_found(kind, &place.name));
             }
             let uid = text(&value, "/metadata/uid");
             if !uid.is_empty() {
-                return Err(Refusal::conflict(kind, &place.name, &wrong_uid(kind, place, 0, uid, "")));
+                return Err(Refusal::conflict(kind, &place.name, &wrong_uid(kind, place, uid, "")));
             }
+            rbac::authorize_create(self, ask)?;
             meta(&mut value).shift_remove("resourceVersion");
             let stored = self.create_value(ask, kind, &place.namespace, value, &writer, dry)?;
             return Ok((201, Said::Object(stored)));
         };
+        // Of a patch this is no precondition: there a uid is a field that cannot be changed.
+        let (uid, old_uid) = (text(&value, "/metadata/uid"), text(&old.value, "/metadata/uid"));
+        if !uid.is_empty() && uid != old_uid {
+            return Err(Refusal::conflict(kind, &place.name, &wrong_uid(kind, place, uid, old_uid)));
+        }
         defaults::apply(kind, &mut value);
         let stored = self.update_value(ask, kind, place, &old, value, &writer, dry)?;
         Ok((200, Said::Object(stored)))
@@ -170,7 +171,7 @@ impl State {
         }
         let body = patch::body(ask, format)?;
         let writer = writer(ask, place, format == Format::Apply);
-        let old = self.store.get(&kind.shelf(), &key(kind, place)).cloned();
+        let old = self.store.get(kind.shelf(), &key(kind, place)).cloned();
         if format == Format::Apply {
             return self.apply(ask, kind, place, old, body, &writer, dry);
         }
@@ -185,10 +186,9 @@ impl State {
                 kind.kind
             )));
         }
-        value = decode::typed(kind, value, ask.option("fieldValidation") == Some("Strict")).map_err(|error| match error {
-            decode::Misfit::Unknown(why) => Refusal::bad_request(why),
-            decode::Misfit::Type(why) => patch::unfit(&why),
-        })?;
+        let whole = value.to_string();
+        value = decode::validated(ask, kind, value, &mut self.warnings).map_err(|misfit| patch::unfit(&whole, &misfit.strict()))?;
+        check_name(kind, place, &value)?;
         defaults::apply(kind, &mut value);
         let stored = self.update_value(ask, kind, place, &old, value, &writer, dry)?;
         Ok((200, Said::Object(stored)))
@@ -219,21 +219,20 @@ impl State {
         if config.pointer("/metadata/managedFields").is_some_and(|fields| !fields.is_null()) {
             return Err(Refusal::bad_request("metadata.managedFields must be nil"));
         }
-        let given = text(&config, "/metadata/name").to_owned();
-        if !given.is_empty() && given != place.name {
-            return Err(Refusal::bad_request(format!(
-                "the name of the object ({given}) does not match the name on the URL ({})",
-                place.name
-            )));
-        }
+        check_name(kind, place, &config)?;
         // Checks types, and drops what the kind does not know; defaults are nobody's.
-        let strict = ask.option("fieldValidation") != Some("Ignore");
-        decode::typed(kind, config.clone(), strict).map_err(|error| match error {
-            decode::Misfit::Unknown(why) | decode::Misfit::Type(why) => Refusal::new(
-                500,
-                "",
-                format!("failed to create typed patch object ({}/{}; {version}, Kind={named}): {why}", place.namespace, place.name),
-            ),
+        let mut unknown = Vec::new();
+        let read = decode::typed(kind, config.clone(), Some(&mut unknown));
+        let read = if unknown.is_empty() { read } else { Err(decode::Misfit::Unknown(unknown)) };
+        read.map_err(|misfit| {
+            let why = match misfit {
+                decode::Misfit::Unknown(fields) => {
+                    format!(".{}: field not declared in schema", fields.join(": field not declared in schema, ."))
+                }
+                decode::Misfit::Type(why) => why,
+            };
+            let what = format!("{}/{}; {version}, Kind={named}", place.namespace, place.name);
+            Refusal::new(500, "", format!("failed to create typed patch object ({what}): {why}"))
         })?;
         if let Some(config) = config.as_object_mut() {
             config.shift_remove("apiVersion");
@@ -246,9 +245,7 @@ impl State {
         let live = old.as_ref().map_or(&none, |old| &old.value);
         let merged = managed::applied(kind, live, &config, writer, force, &now)?;
         let merged = decode::with_kind(kind, merged);
-        let mut value = decode::typed(kind, merged, false).map_err(|error| match error {
-            decode::Misfit::Unknown(why) | decode::Misfit::Type(why) => patch::unfit(&why),
-        })?;
+        let mut value = decode::typed(kind, merged, None).map_err(|misfit| patch::unfit("", &misfit.strict()))?;
         match old {
             Some(old) => {
                 defaults::apply(kind, &mut value);
@@ -257,6 +254,7 @@ impl State {
             }
             None if !place.subresource.is_empty() => Err(Refusal::not_found(kind, &place.name)),
             None => {
+                rbac::authorize_create(self, ask)?;
                 let uid = text(&value, "/metadata/uid");
                 if !uid.is_empty() {
                     return Err(Refusal::conflict(
@@ -288,16 +286,12 @@ impl State {
         dry: bool,
     ) -> Answer<Arc<Stored>> {
         let name = place.name.as_str();
-        let old_uid = text(&old.value, "/metadata/uid");
-        let uid = text(&value, "/metadata/uid");
-        if !uid.is_empty() && uid != old_uid {
-            return Err(Refusal::conflict(kind, name, &wrong_uid(kind, place, old.version, uid, old_uid)));
-        }
         match text(&value, "/metadata/resourceVersion") {
             "" | "0" if kind.unconditional => {}
             "" | "0" => {
+                // Here the server names the resource and not the kind.
                 let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
-                return Err(Refusal::invalid(kind, name, &[error]));
+                return Err(Refusal::invalid_as(&kind.group, &kind.plural, name, &[error]));
             }
             version if version == old.version.to_string() => {}
             version if version.parse::<u64>().is_ok() => return Err(Refusal::stale(kind, name)),
@@ -328,8 +322,7 @@ impl State {
             if dry {
                 return Ok(Stored::new(value, old.version));
             }
-            self.store.put(&kind.shelf(), &key, value);
-            return Ok(self.erase(kind, &key).unwrap_or_else(|| Arc::clone(old)));
+            return Ok(self.erase(kind, &key, Some(value)).unwrap_or_else(|| Arc::clone(old)));
         }
         Ok(self.commit(kind, &key, value, dry))
     }
@@ -337,10 +330,10 @@ impl State {
     /// Writes, unless it is a trial.
     pub(super) fn commit(&mut self, kind: &Kind, key: &Key, value: Value, dry: bool) -> Arc<Stored> {
         if dry {
-            let version = self.store.get(&kind.shelf(), key).map_or(0, |stored| stored.version);
+            let version = self.store.get(kind.shelf(), key).map_or(0, |stored| stored.version);
             return Stored::new(value, version);
         }
-        let stored = self.store.put(&kind.shelf(), key, value);
+        let stored = self.store.put(kind.shelf(), key, value);
         if kind.kind == "CustomResourceDefinition" {
             return crd::established(self, &stored);
         }
@@ -348,8 +341,8 @@ impl State {
     }
 
     /// Takes an object away for good.
-    pub(super) fn erase(&mut self, kind: &Kind, key: &Key) -> Option<Arc<Stored>> {
-        let gone = self.store.delete(&kind.shelf(), key)?;
+    pub(super) fn erase(&mut self, kind: &Kind, key: &Key, last: Option<Value>) -> Option<Arc<Stored>> {
+        let gone = self.store.delete(kind.shelf(), key, last)?;
         if kind.kind == "CustomResourceDefinition" {
             crd::gone(self, &gone.value);
         }
@@ -357,16 +350,30 @@ impl State {
     }
 }
 
+/// An object that says its own name has to say that of the address.
+fn check_name(kind: &Kind, place: &Place, value: &Value) -> Answer<()> {
+    let (name, namespace) = (text(value, "/metadata/name"), text(value, "/metadata/namespace"));
+    if !name.is_empty() && name != place.name {
+        let why = format!("the name of the object ({name}) does not match the name on the URL ({})", place.name);
+        return Err(Refusal::bad_request(why));
+    }
+    if kind.namespaced && !namespace.is_empty() && namespace != place.namespace {
+        let why = format!("the namespace of the object ({namespace}) does not match the namespace on the request ({})", place.namespace);
+        return Err(Refusal::bad_request(why));
+    }
+    Ok(())
+}
+
 fn namespace_of(kind: &Kind, namespace: &str) -> String {
     if kind.namespaced { namespace.to_owned() } else { String::new() }
 }
 
 /// What etcd3's precondition check says.
-fn wrong_uid(kind: &Kind, place: &Place, version: u64, given: &str, found: &str) -> String {
-    let path: Vec<&str> =
-        [kind.group.as_str(), &kind.plural, &place.namespace, &place.name].into_iter().filter(|p| !p.is_empty()).collect();
+fn wrong_uid(kind: &Kind, place: &Place, given: &str, found: &str) -> String {
+    let group = if kind.custom() { kind.group.as_str() } else { "" };
+    let path: Vec<&str> = [group, &kind.plural, &place.namespace, &place.name].into_iter().filter(|p| !p.is_empty()).collect();
     format!(
-        "StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: {version}, AdditionalErrorMsg: Precondition failed: \
+        "StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
          UID in precondition: {given}, UID in object meta: {found}",
         path.join("/")
     )

@@ -21,19 +21,22 @@ pub(super) fn create(kind: &Kind, value: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     names::metadata(kind, value, &mut errors);
     contents(kind, value, &mut errors);
+    if kind.kind == "Pod" && value.pointer("/spec/ephemeralContainers").is_some() {
+        errors.push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
+    }
     errors
 }
 
 /// What a change breaks.
 pub(super) fn update(kind: &Kind, subresource: &str, old: &Value, value: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         let (was, is) = (&old["metadata"][field], &value["metadata"][field]);
         if was != is {
             errors.push(FieldError::invalid(format!("metadata.{field}"), is.clone(), "field is immutable"));
         }
     }
-    names::labels_and_finalizers(value, &mut errors);
+    names::labels_and_finalizers(kind, value, &mut errors);
     if old.pointer("/metadata/deletionTimestamp").is_some() {
         let had = strings(old, "/metadata/finalizers");
         let new: Vec<&str> = strings(value, "/metadata/finalizers").into_iter().filter(|f| !had.contains(f)).collect();
@@ -46,13 +49,22 @@ pub(super) fn update(kind: &Kind, subresource: &str, old: &Value, value: &Value)
             errors.push(FieldError::forbidden("metadata.finalizers", why));
         }
     }
+    // The real one looks at metadata twice, once for all kinds and once for each, and tells both times.
+    errors.extend_from_within(..);
     if subresource == "status" {
         if kind.custom() {
-            errors.extend(crd::validate(&kind.schema, value));
+            errors.extend(crd::validate(kind, value));
+        }
+        if kind.kind == "ReplicaSet" {
+            workloads::replica_set_status(value, &mut errors);
         }
         return errors;
     }
     contents(kind, value, &mut errors);
+    if kind.kind == "Job" {
+        // This, too, twice.
+        contents(kind, value, &mut errors);
+    }
     frozen(kind, old, value, &mut errors);
     errors
 }
@@ -85,6 +97,7 @@ fn frozen(kind: &Kind, old: &Value, value: &Value, errors: &mut Vec<FieldError>)
         {
             errors.push(FieldError::invalid("spec.clusterIPs[0]", json!([at("/spec/clusterIP")]), "may not change once set"));
         }
+        "Secret" if changed("/type") => errors.push(FieldError::invalid("type", at("/type"), "field is immutable")),
         "RoleBinding" | "ClusterRoleBinding" if changed("/roleRef") => {
             errors.push(FieldError::invalid("roleRef", at("/roleRef"), "cannot change roleRef"));
         }
@@ -106,7 +119,6 @@ fn frozen(kind: &Kind, old: &Value, value: &Value, errors: &mut Vec<FieldError>)
                 errors.push(FieldError::forbidden("spec", why));
             }
         }
-        "Secret" if changed("/type") => errors.push(FieldError::invalid("type", at("/type"), "field is immutable")),
         _ => {}
     }
 }
@@ -137,6 +149,18 @@ fn contents(kind: &Kind, value: &Value, errors: &mut Vec<FieldError>) {
                 if let Some(n) = spec.get(field).and_then(Value::as_i64).filter(|n| *n < 0) {
                     errors.push(FieldError::invalid(format!("spec.{field}"), n, "must be greater than or equal to 0"));
                 }
+                if let Some(text) = spec.get(field).and_then(Value::as_str) {
+                    let percent = text.strip_suffix('%').and_then(|number| number.parse::<u32>().ok());
+                    let why = match percent {
+                        Some(percent) if percent > 100 => "must not be greater than 100%",
+                        Some(_) => continue,
+                        None => {
+                            "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex \
+                                 used for validation is '[0-9]+%')"
+                        }
+                    };
+                    errors.push(FieldError::invalid(format!("spec.{field}"), text, why));
+                }
             }
         }
         "Role" | "ClusterRole" => rules(kind, value, errors),
@@ -166,7 +190,17 @@ fn contents(kind: &Kind, value: &Value, errors: &mut Vec<FieldError>) {
             }
         }
         "CustomResourceDefinition" => definition(value, errors),
-        _ if kind.custom() => errors.extend(crd::validate(&kind.schema, value)),
+        "Node" => {
+            let taints = value.pointer("/spec/taints").and_then(Value::as_array);
+            for (n, taint) in taints.into_iter().flatten().enumerate() {
+                let effect = text(taint, "/effect");
+                let known = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+                if !known.contains(&effect) {
+                    errors.push(FieldError::not_supported(format!("metadata.taints[{n}].effect"), effect, &known));
+                }
+            }
+        }
+        _ if kind.custom() => errors.extend(crd::validate(kind, value)),
         _ => {}
     }
 }
@@ -212,6 +246,9 @@ fn data(kind: &Kind, value: &Value, errors: &mut Vec<FieldError>) {
     let mut total = 0;
     for field in ["data", "binaryData"] {
         for (key, content) in value.get(field).and_then(Value::as_object).into_iter().flatten() {
+            if field == "data" && value.pointer("/binaryData").is_some_and(|binary| binary.get(key).is_some()) {
+                errors.push(FieldError::invalid(format!("data[{key}]"), key.as_str(), "duplicate of key present in binaryData"));
+            }
             for why in names::config_key(key) {
                 errors.push(FieldError::invalid(format!("{field}[{key}]"), key.as_str(), why));
             }
@@ -281,6 +318,104 @@ fn definition(value: &Value, errors: &mut Vec<FieldError>) {
     for (n, version) in versions.iter().enumerate() {
         if version.pointer("/schema/openAPIV3Schema").is_none() {
             errors.push(FieldError::required(format!("spec.versions[{n}].schema.openAPIV3Schema"), "schemas are required"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::sandbox::{decode, defaults, kinds::Kinds, refusal::Refusal};
+
+    /// The message for an object as its author wrote it.
+    fn said(group: &str, plural: &str, object: Value) -> String {
+        let kind = Kinds::new().v1(group, plural).unwrap();
+        let mut value = decode::typed(&kind, decode::with_kind(&kind, object), None).unwrap();
+        defaults::apply(&kind, &mut value);
+        let errors = create(&kind, &value);
+        if errors.is_empty() {
+            return String::new();
+        }
+        let name = text(&value, "/metadata/name").to_owned();
+        Refusal::invalid(&kind, &name, &errors).status()["message"].as_str().unwrap().to_owned()
+    }
+
+    fn pod(spec: Value) -> Value {
+        json!({"metadata": {"name": "a"}, "spec": spec})
+    }
+
+    #[test]
+    fn pods() {
+        assert_eq!(said("", "pods", pod(json!({"containers": [{"name": "a", "image": "b"}]}))), "");
+        assert_eq!(said("", "pods", pod(json!({}))), "Pod \"a\" is invalid: spec.containers: Required value");
+        let nameless = said("", "pods", pod(json!({"containers": [{}]})));
+        assert_eq!(nameless, "Pod \"a\" is invalid: [spec.containers[0].name: Required value, spec.containers[0].image: Required value]");
+        let twice = pod(json!({"containers": [{"name": "a", "image": "b"}, {"name": "a", "image": "b"}], "restartPolicy": "Sometimes"}));
+        assert_eq!(
+            said("", "pods", twice),
+            "Pod \"a\" is invalid: [spec.containers[1].name: Duplicate value: \"a\", spec.restartPolicy: Unsupported value: \"Sometimes\": \
+             supported values: \"Always\", \"OnFailure\", \"Never\"]"
+        );
+        let mount = json!({"containers": [{"name": "a", "image": "b", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]});
+        assert_eq!(said("", "pods", pod(mount)), "Pod \"a\" is invalid: spec.containers[0].volumeMounts[0].name: Not found: \"v\"");
+    }
+
+    #[test]
+    fn names_and_labels() {
+        let map = |metadata: Value| said("", "configmaps", json!({"metadata": metadata}));
+        assert_eq!(map(json!({"name": "a.b-c"})), "");
+        assert_eq!(map(json!({})), "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required");
+        assert_eq!(
+            map(json!({"name": "A_b"})),
+            "ConfigMap \"A_b\" is invalid: metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain must consist of lower case \
+             alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for \
+             validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+        );
+        let label = map(json!({"name": "a", "labels": {"app": "-x"}}));
+        assert!(
+            label.starts_with("ConfigMap \"a\" is invalid: metadata.labels: Invalid value: \"-x\": a valid label must be an empty"),
+            "{label}"
+        );
+        assert!(said("", "namespaces", json!({"metadata": {"name": "a.b"}})).ends_with("must not contain dots"));
+        assert!(said("", "services", json!({"metadata": {"name": "1a"}, "spec": {"ports": [{"port": 1}]}})).contains("a DNS-1035 label"));
+        let key = said("", "configmaps", json!({"metadata": {"name": "a"}, "data": {"a/b": ""}}));
+        assert!(key.starts_with("ConfigMap \"a\" is invalid: data[a/b]: Invalid value: \"a/b\": a valid config key"), "{key}");
+    }
+
+    #[test]
+    fn workloads() {
+        let template = json!({"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "a", "image": "b"}]}});
+        let deployment = |spec: Value| said("apps", "deployments", json!({"metadata": {"name": "a"}, "spec": spec}));
+        let selector = json!({"matchLabels": {"app": "a"}});
+        assert_eq!(deployment(json!({"selector": selector, "template": template})), "");
+        assert_eq!(
+            deployment(json!({"template": template})),
+            "Deployment.apps \"a\" is invalid: [spec.selector: Required value, spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: \
+             `selector` does not match template `labels`]"
+        );
+        assert_eq!(
+            deployment(json!({"selector": selector, "template": template, "replicas": -1})),
+            "Deployment.apps \"a\" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0"
+        );
+        let job = json!({"template": {"spec": {"containers": [{"name": "a", "image": "b"}], "restartPolicy": "Never"}}});
+        let cron = |schedule: &str| {
+            let spec = json!({"schedule": schedule, "jobTemplate": {"spec": job}});
+            said("batch", "cronjobs", json!({"metadata": {"name": "a"}, "spec": spec}))
+        };
+        for right in ["*/5 * * * *", "0 3 1,15 jan-mar mon", "@hourly", "@every 5m", "59 23 31 12 6"] {
+            assert_eq!(cron(right), "", "{right}");
+        }
+        assert_eq!(cron(""), "CronJob.batch \"a\" is invalid: spec.schedule: Required value");
+        for (wrong, why) in [
+            ("* * * *", "expected exactly 5 fields, found 4: [* * * *]"),
+            ("60 * * * *", "end of range (60) above maximum (59): 60"),
+            ("*/0 * * * *", "step of range should be a positive number: */0"),
+            ("x * * * *", "failed to parse int from x"),
+            ("@often", "unrecognized descriptor: @often"),
+        ] {
+            assert!(cron(wrong).contains(why), "{}", cron(wrong));
         }
     }
 }

@@ -163,7 +163,7 @@ pub(super) fn metadata(kind: &Kind, value: &Value, errors: &mut Vec<FieldError>)
     if !kind.namespaced && !text(value, "/metadata/namespace").is_empty() {
         errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
     }
-    labels_and_finalizers(value, errors);
+    labels_and_finalizers(kind, value, errors);
 }
 
 fn path_segment(name: &str) -> Vec<String> {
@@ -177,7 +177,7 @@ fn path_segment(name: &str) -> Vec<String> {
 const LARGEST_ANNOTATIONS: usize = 256 * 1024;
 
 /// Labels, annotations, finalizers and owners.
-pub(super) fn labels_and_finalizers(value: &Value, errors: &mut Vec<FieldError>) {
+pub(super) fn labels_and_finalizers(kind: &Kind, value: &Value, errors: &mut Vec<FieldError>) {
     labels(&value["metadata"]["labels"], "metadata.labels", errors);
     let mut size = 0;
     for (key, value) in pairs(value, "/metadata/annotations") {
@@ -188,15 +188,19 @@ pub(super) fn labels_and_finalizers(value: &Value, errors: &mut Vec<FieldError>)
         let why = format!("may not be more than {LARGEST_ANNOTATIONS} bytes");
         errors.push(FieldError::new(Wrong::TooLong, "metadata.annotations", Value::Null, why));
     }
-    for finalizer in strings(value, "/metadata/finalizers") {
+    for (n, finalizer) in strings(value, "/metadata/finalizers").into_iter().enumerate() {
+        if !finalizer.contains('/') && !kind.custom() && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion") {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(format!("metadata.finalizers[{n}]"), finalizer, why));
+        }
         qualified_name(finalizer).into_iter().for_each(|why| errors.push(FieldError::invalid("metadata.finalizers", finalizer, why)));
     }
     let owners = value.pointer("/metadata/ownerReferences").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    for (n, owner) in owners.iter().enumerate() {
+    for owner in owners {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if text(owner, &format!("/{field}")).is_empty() {
                 let why = if field == "apiVersion" { "version must not be empty" } else { "must not be empty" };
-                errors.push(FieldError::invalid(format!("metadata.ownerReferences[{n}].{field}"), "", why));
+                errors.push(FieldError::invalid(format!("metadata.ownerReferences.{field}"), "", why));
             }
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::names;
-use crate::sandbox::{core::text, refusal::FieldError};
+use crate::sandbox::{core::text, quantity::Quantity, refusal::FieldError};
 
 fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
     value.get(field).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
@@ -35,7 +35,7 @@ pub(super) fn spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
     let known = ["Always", "OnFailure", "Never"];
     one_of(spec, "restartPolicy", path, &known, errors);
-    one_of(spec, "dnsPolicy", path, &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"], errors);
+    one_of(spec, "dnsPolicy", path, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"], errors);
     if let Some(grace) = spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).filter(|grace| *grace < 0) {
         errors.push(FieldError::invalid(format!("{path}.terminationGracePeriodSeconds"), grace, "must be greater than or equal to 0"));
     }
@@ -48,9 +48,7 @@ pub(super) fn spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
 fn one_of(spec: &Value, field: &str, path: &str, known: &[&str], errors: &mut Vec<FieldError>) {
     let value = text(spec, &format!("/{field}"));
     if !known.contains(&value) {
-        let mut known = known.to_vec();
-        known.sort_unstable();
-        errors.push(FieldError::not_supported(format!("{path}.{field}"), value, &known));
+        errors.push(FieldError::not_supported(format!("{path}.{field}"), value, known));
     }
 }
 
@@ -94,6 +92,17 @@ fn container(container: &Value, path: &str, volumes: &[&str], errors: &mut Vec<F
             errors.push(FieldError::invalid(field, number, "must be between 1 and 65535, inclusive"));
         }
     }
+    for (n, port) in list(container, "ports").iter().enumerate() {
+        let protocol = text(port, "/protocol");
+        if !matches!(protocol, "TCP" | "UDP" | "SCTP") {
+            errors.push(FieldError::not_supported(format!("{path}.ports[{n}].protocol"), protocol, &["SCTP", "TCP", "UDP"]));
+        }
+    }
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(value) = container.get(probe) {
+            self::probe(value, &format!("{path}.{probe}"), errors);
+        }
+    }
     for (n, mount) in list(container, "volumeMounts").iter().enumerate() {
         let volume = text(mount, "/name");
         if volume.is_empty() {
@@ -109,12 +118,29 @@ fn container(container: &Value, path: &str, volumes: &[&str], errors: &mut Vec<F
     let resources = container.get("resources").unwrap_or(&Value::Null);
     for which in ["limits", "requests"] {
         for (what, amount) in resources.get(which).and_then(Value::as_object).into_iter().flatten() {
-            let negative =
-                amount.as_str().is_some_and(|amount| amount.starts_with('-')) || amount.as_f64().is_some_and(|amount| amount < 0.0);
-            if negative {
+            let quantity = amount.as_str().and_then(Quantity::read);
+            if quantity.is_some_and(Quantity::is_negative) {
                 let field = format!("{path}.resources.{which}[{what}]");
                 errors.push(FieldError::invalid(field, amount.clone(), "must be greater than or equal to 0"));
             }
+            let limit = resources.pointer(&format!("/limits/{}", what.replace('/', "~1"))).and_then(Value::as_str);
+            if let (Some(request), Some(most)) = (quantity.filter(|_| which == "requests"), limit.and_then(Quantity::read))
+                && request.more_than(most)
+            {
+                let why = format!("must be less than or equal to {what} limit of {}", limit.unwrap_or_default());
+                errors.push(FieldError::invalid(format!("{path}.resources.requests"), amount.clone(), why));
+            }
+        }
+    }
+}
+
+fn probe(probe: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    if !["exec", "httpGet", "tcpSocket", "grpc"].iter().any(|handler| probe.get(handler).is_some()) {
+        errors.push(FieldError::required(path, "must specify a handler type"));
+    }
+    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+        if let Some(n) = probe.get(field).and_then(Value::as_i64).filter(|n| *n < 0) {
+            errors.push(FieldError::invalid(format!("{path}.{field}"), n, "must be greater than or equal to 0"));
         }
     }
 }
@@ -132,6 +158,7 @@ pub(super) fn frozen(old: &Value, value: &Value, errors: &mut Vec<FieldError>) {
             return;
         }
     }
+    let deadline = |value: &Value| value.pointer("/spec/activeDeadlineSeconds").and_then(Value::as_i64);
     let bare = |value: &Value| {
         let mut spec = value.get("spec").cloned().unwrap_or_default();
         if let Some(map) = spec.as_object_mut() {
@@ -145,8 +172,20 @@ pub(super) fn frozen(old: &Value, value: &Value, errors: &mut Vec<FieldError>) {
         }
         spec
     };
-    if bare(old) != bare(value) {
-        errors.push(FieldError::forbidden("spec", format!("pod updates may not change fields other than {CHANGEABLE}")));
+    if let (Some(was), Some(is)) = (deadline(old), deadline(value))
+        && was < is
+    {
+        errors.push(FieldError::invalid("spec.activeDeadlineSeconds", is, "must be less than or equal to previous value"));
+    }
+    let (was, is) = (bare(old), bare(value));
+    if was != is {
+        // A real server adds a difference of Go structs; here it is the names of the fields.
+        let names = was.as_object().into_iter().chain(is.as_object()).flat_map(serde_json::Map::keys);
+        let mut changed: Vec<&str> = names.filter(|name| was.get(*name) != is.get(*name)).map(String::as_str).collect();
+        changed.sort_unstable();
+        changed.dedup();
+        let why = format!("pod updates may not change fields other than {CHANGEABLE}\nchanged: {}\n", changed.join(", "));
+        errors.push(FieldError::forbidden("spec", why));
     }
     let tolerations = |value: &Value| value.pointer("/spec/tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
     let now = tolerations(value);

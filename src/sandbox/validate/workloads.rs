@@ -63,6 +63,21 @@ pub(super) fn replicated(kind: &Kind, value: &Value, errors: &mut Vec<FieldError
     }
 }
 
+/// The numbers of a ReplicaSet's status go together.
+pub(super) fn replica_set_status(value: &Value, errors: &mut Vec<FieldError>) {
+    let number = |field: &str| value.pointer(&format!("/status/{field}")).and_then(Value::as_i64).unwrap_or(0);
+    for (field, most) in [
+        ("fullyLabeledReplicas", "replicas"),
+        ("readyReplicas", "replicas"),
+        ("availableReplicas", "replicas"),
+        ("availableReplicas", "readyReplicas"),
+    ] {
+        if number(field) > number(most) {
+            errors.push(FieldError::invalid(format!("status.{field}"), number(field), format!("cannot be greater than status.{most}")));
+        }
+    }
+}
+
 /// What of a StatefulSet cannot be changed.
 pub(super) fn stateful_set_frozen(old: &Value, value: &Value, errors: &mut Vec<FieldError>) {
     const FREE: [&str; 7] = [
@@ -103,6 +118,9 @@ pub(super) fn job(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
+/// What says where pods may run.
+const DIRECTIVES: [&str; 4] = ["nodeSelector", "tolerations", "affinity", "schedulingGates"];
+
 /// What of a Job cannot be changed.
 pub(super) fn job_frozen(old: &Value, value: &Value, errors: &mut Vec<FieldError>) {
     let at = |value: &Value, pointer: &str| value.pointer(pointer).cloned().unwrap_or(Value::Null);
@@ -114,10 +132,16 @@ pub(super) fn job_frozen(old: &Value, value: &Value, errors: &mut Vec<FieldError
         ("spec.completionMode", "/spec/completionMode"),
         ("spec.podReplacementPolicy", "/spec/podReplacementPolicy"),
     ] {
-        let (was, is) = (at(old, pointer), at(value, pointer));
+        let (mut was, mut is) = (at(old, pointer), at(value, pointer));
         if field == "spec.template" && suspended(old) && at(old, "/status/startTime").is_null() {
-            // The scheduling directives of a Job that has not started are free; the rest is not looked at one by one.
-            continue;
+            // Of a Job that has not started what says where its pods may run can be changed.
+            for template in [&mut was, &mut is] {
+                for (part, names) in [("metadata", &["labels", "annotations"][..]), ("spec", &DIRECTIVES)] {
+                    if let Some(part) = template.get_mut(part).and_then(Value::as_object_mut) {
+                        part.retain(|name, _| !names.contains(&name.as_str()));
+                    }
+                }
+            }
         }
         if was != is {
             errors.push(FieldError::invalid(field, is, "field is immutable"));
@@ -134,6 +158,12 @@ pub(super) fn cron_job(value: &Value, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::invalid("spec.schedule", schedule, why));
     }
     let spec = value.get("spec").unwrap_or(&Value::Null);
+    let zone = text(spec, "/timeZone");
+    let areas = ["Africa", "America", "Antarctica", "Arctic", "Asia", "Atlantic", "Australia", "Etc", "Europe", "Indian", "Pacific", "US"];
+    // Which places there are in an area nobody here knows; Kubernetes carries a table of them.
+    if zone.split_once('/').is_some_and(|(area, _)| !areas.contains(&area)) {
+        errors.push(FieldError::invalid("spec.timeZone", zone, format!("unknown time zone {zone}")));
+    }
     for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
         not_negative(spec, field, "spec", errors);
     }

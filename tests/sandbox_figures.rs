@@ -1,0 +1,80 @@
+//! What the sandbox's API server costs. Bounds are wide enough for an unoptimised build on a busy machine; the figures
+//! themselves are printed (`cargo test --release --test sandbox_figures -- --nocapture`).
+
+use std::time::{Duration, Instant};
+
+use firedrill::sandbox::{Sandbox, SandboxOptions};
+use futures::TryStreamExt as _;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams, PostParams, WatchParams},
+};
+use serde_json::{Value, json};
+
+fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_and_five_thousand_pods() {
+    let sandbox = Sandbox::new(SandboxOptions { seed: 1, wall_us: 1_767_225_600_000_000 });
+    let client = sandbox.client("admin");
+    let namespace: Namespace = from(json!({"metadata": {"name": "shop"}}));
+    Api::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "shop");
+
+    let began = Instant::now();
+    for n in 0..5000 {
+        let pod = from(json!({
+            "metadata": {"name": format!("web-{n}"), "labels": {"app": "web", "n": (n % 50).to_string()}},
+            "spec": {"containers": [{"name": "web", "image": "web:1"}]},
+        }));
+        pods.create(&PostParams::default(), &pod).await.unwrap();
+    }
+    let made = began.elapsed();
+
+    let began = Instant::now();
+    for _ in 0..5 {
+        let params = ListParams::default().limit(500);
+        let (mut count, mut token) = (0, None);
+        loop {
+            let page = pods.list(&ListParams { continue_token: token, ..params.clone() }).await.unwrap();
+            count += page.items.len();
+            token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if token.is_none() {
+                break;
+            }
+        }
+        assert_eq!(count, 5000);
+    }
+    let whole = began.elapsed() / 5;
+    let began = Instant::now();
+    for n in 0..200 {
+        let some = pods.list(&ListParams::default().labels(&format!("n={}", n % 50))).await.unwrap();
+        assert_eq!(some.items.len(), 100);
+    }
+    let selected = began.elapsed() / 200;
+
+    // A thousand changes, each seen by a watch, in an hour.
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "shop");
+    let empty = maps.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    let watch = maps.watch(&WatchParams::default().timeout(3600), &empty).await.unwrap();
+    let seen = tokio::spawn(async move { watch.try_fold(0_u32, |count, _| std::future::ready(Ok(count + 1))).await });
+    let began = Instant::now();
+    for n in 0..1000 {
+        let patch = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "count"}, "data": {"n": n.to_string()}});
+        maps.patch("count", &PatchParams::apply("figures"), &Patch::Apply(patch)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(3600)).await;
+    }
+    let seen = seen.await.unwrap().unwrap();
+    // And the bookmarks, one a minute.
+    assert!((1000..1062).contains(&seen), "{seen}");
+    let hour = began.elapsed();
+    println!("5,000 pods made in {made:?}; listed whole in {whole:?}; 100 of them by label in {selected:?}");
+    println!("an hour of virtual time with 1,000 applies and a watch: {hour:?}");
+    for (what, took, most) in [("create", made, 60), ("list", whole, 15), ("select", selected, 5), ("hour", hour, 30)] {
+        assert!(took < Duration::from_secs(most), "{what} took {took:?}");
+    }
+    sandbox.stop().await;
+}
