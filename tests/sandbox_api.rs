@@ -279,7 +279,7 @@ async fn watches_follow_from_a_version() {
     assert_eq!(sandbox.now_us(), WALL_US + 100_000_000, "the watch has ended after its 100 s");
 
     // An object that ceases to match is deleted for the watch that selects.
-    let selected = WatchParams::default().labels("on=yes").timeout(5);
+    let selected = WatchParams::default().labels("on=yes").timeout(5).disable_bookmarks();
     let version = maps.create(&PostParams::default(), &config("b", "1")).await.unwrap().resource_version().unwrap();
     let label = |value: &str| merge(json!({"metadata": {"labels": {"on": value}}}));
     maps.patch("b", &PatchParams::default(), &label("yes")).await.unwrap();
@@ -299,7 +299,7 @@ async fn watches_follow_from_a_version() {
 async fn a_watcher_of_kube_keeps_up_through_gaps() {
     let sandbox = sandbox();
     let maps: Api<ConfigMap> = Api::namespaced(shop(&sandbox).await, "shop");
-    sandbox.set_weather(Weather { watch_cut: 500, watch_gap: 500, ..Weather::default() });
+    sandbox.set_weather(Weather { watch_cut: 1000, watch_gap: 300, ..Weather::default() });
     let writer = maps.clone();
     let writes = tokio::spawn(async move {
         for n in 0..60 {

@@ -72,8 +72,11 @@ fn verbs(kind: &Kind) -> Vec<&'static str> {
     verbs
 }
 
-/// Subresources with kind (of which group and version) and verbs.
-fn subresources(kind: &Kind) -> Vec<(&'static str, Option<(&'static str, &'static str)>, &'static str, Vec<&'static str>)> {
+/// A subresource's name, the group and version of its kind if they are not the resource's, its kind (empty: the resource's) and
+/// its verbs.
+type Subresource = (&'static str, Option<(&'static str, &'static str)>, &'static str, Vec<&'static str>);
+
+fn subresources(kind: &Kind) -> Vec<Subresource> {
     let mut all = Vec::new();
     let object = vec!["get", "patch", "update"];
     if kind.status {

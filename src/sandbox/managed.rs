@@ -29,11 +29,13 @@ struct Owned {
     fields: Fields,
 }
 
-/// Key: apply before update, then manager, then subresource.
-type Managers = BTreeMap<(bool, String, String), Owned>;
+/// Update (after apply, in their order), manager, subresource.
+type Who = (bool, String, String);
+
+type Managers = BTreeMap<Who, Owned>;
 
 impl Writer {
-    fn key(&self) -> (bool, String, String) {
+    fn key(&self) -> Who {
         (!self.apply, self.manager.clone(), self.subresource.clone())
     }
 }
@@ -167,8 +169,8 @@ pub(super) fn applied(kind: &Kind, live: &Value, config: &Value, writer: &Writer
     Ok(merged)
 }
 
-fn refuse(conflicts: &[((bool, String, String), Owned, Vec<String>)]) -> Refusal {
-    let called = |(update, manager, subresource): &(bool, String, String), owned: &Owned| {
+fn refuse(conflicts: &[(Who, Owned, Vec<String>)]) -> Refusal {
+    let called = |(update, manager, subresource): &Who, owned: &Owned| {
         let mut text = format!("\"{manager}\"");
         if !subresource.is_empty() {
             text = format!("{text} with subresource \"{subresource}\"");

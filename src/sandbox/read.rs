@@ -92,11 +92,16 @@ impl Filter {
                 let same = match value.pointer(&test.pointer) {
                     Some(Value::String(text)) => *text == test.wanted,
                     Some(Value::Null) | None => test.missing == test.wanted,
-                    Some(other) => other.to_string() == test.wanted,
+                    Some(other) => printed(other) == test.wanted,
                 };
                 same == test.equal
             })
     }
+}
+
+/// A value that is no text, as it is compared with one.
+fn printed(value: &Value) -> String {
+    value.to_string()
 }
 
 /// Where a field of a selector is, and what a missing one is taken for.
@@ -259,10 +264,10 @@ impl State {
             version = wanted.unwrap_or(now);
         }
         if version == now {
-            let found = self.store.list(&shelf, &place.namespace);
+            let found = self.store.list(shelf, &place.namespace);
             return Ok(Ok(self.page(ask, kind, found, &filter, limit, version, after)));
         }
-        let Some(past) = self.store.list_at(&shelf, &place.namespace, version) else {
+        let Some(past) = self.store.list_at(shelf, &place.namespace, version) else {
             return Err(match after {
                 None => Refusal::expired("The resourceVersion for the provided list is too old."),
                 Some(after) => {

@@ -151,10 +151,12 @@ async fn answer(core: &Arc<Core>, ask: &Arc<Ask>, request: &mut Request<Incoming
     let Some(kind) = kind else {
         return Err(if core.lock().kinds.has_group(&place.group) { Refusal::no_such_resource() } else { Refusal::no_such_page() });
     };
-    let unknown = !place.subresource.is_empty()
-        && !(place.subresource == "status" && kind.status)
-        && !(place.subresource == "scale" && kind.scale)
-        && !kind.subresources.contains(&place.subresource.as_str());
+    let unknown = match place.subresource.as_str() {
+        "" => false,
+        "status" => !kind.status,
+        "scale" => !kind.scale,
+        other => !kind.subresources.contains(&other),
+    };
     let nowhere = kind.namespaced && place.namespace.is_empty();
     let misplaced = nowhere && !place.name.is_empty() && !matches!(ask.verb, "list" | "watch")
         || !kind.namespaced && !place.namespace.is_empty() && kind.kind != "Namespace";

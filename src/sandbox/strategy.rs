@@ -186,11 +186,10 @@ pub(super) fn before_create(state: &mut State, kind: &Kind, value: &mut Value) -
             map.insert("status".to_owned(), json!({}));
             job_selector(value);
         }
-        _ if kind.custom() => {
-            if kind.status {
-                map.shift_remove("status");
-            }
+        _ if kind.custom() && kind.status => {
+            map.shift_remove("status");
         }
+        _ if kind.custom() => {}
         _ if kind.status => {
             let status = match kind.kind.as_str() {
                 "ReplicaSet" => json!({"replicas": 0}),
@@ -237,7 +236,7 @@ fn service_addresses(state: &mut State, kind: &Kind, value: &mut Value) -> Answe
         for _ in 0..4096 {
             let n = 4096 + state.store.below(61_440);
             let address = format!("10.96.{}.{}", n / 256, n % 256);
-            if !taken.contains(&address) && n % 256 != 0 && n % 256 != 255 {
+            if !taken.contains(&address) && !matches!(n % 256, 0 | 255) {
                 free = Some(address);
                 break;
             }

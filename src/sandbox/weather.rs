@@ -63,7 +63,8 @@ impl Weather {
             let conflict = if matches!(verb, "update" | "patch") { 409 } else { 500 };
             trouble.refused = Some([429, 500, 503, conflict][which]);
         }
-        trouble.lost = lost && writes;
+        // What was not carried out cannot be lost.
+        trouble.lost = lost && writes && !refused;
         trouble.late = slow.then(|| self.slowest * late / 1000);
         if verb == "watch" {
             trouble.cut = cut.then(|| Duration::from_millis(after));
@@ -90,7 +91,7 @@ mod tests {
 
     #[test]
     fn fair_weather_for_others_and_no_write_is_lost_that_is_none() {
-        let storm = Weather { refused: 1000, lost: 1000, users: vec!["runner".to_owned()], ..Weather::default() };
+        let storm = Weather { lost: 1000, users: vec!["runner".to_owned()], ..Weather::default() };
         assert_eq!(storm.at(1, 1, "admin", "create"), Trouble::default());
         assert!(storm.at(1, 1, "runner", "create").lost);
         assert!(!storm.at(1, 1, "runner", "list").lost);
