@@ -1,0 +1,82 @@
+//! The two sides that every case runs on.
+
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+use crate::{
+    Case,
+    asked::{Asked, Log},
+    bench::{Bench, Users},
+};
+
+/// No case takes longer, neither in real time nor in virtual.
+const LIMIT: Duration = Duration::from_secs(180);
+/// When the sandbox's clock begins: 2026-01-01T00:00:00Z.
+const BEGIN_US: i64 = 1_767_225_600_000_000;
+
+/// The cluster that the real side runs against, if one is named.
+pub(crate) fn kubeconfig() -> Option<PathBuf> {
+    std::env::var_os("FIREDRILL_TEST_KUBECONFIG").filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// What a case that ran on a sandbox has asked, by its own account and by the sandbox's audit log.
+#[derive(Clone)]
+pub(crate) struct Ran {
+    pub(crate) asked: Vec<Asked>,
+    pub(crate) audited: Vec<Asked>,
+}
+
+/// Runs a case on a new sandbox, in virtual time.
+pub(crate) fn on_sandbox(case: &'static Case) -> Result<Ran, String> {
+    Err(format!("no sandbox yet for {}", case.name))
+}
+
+/// Runs a case on a real API server.
+pub(crate) fn on_api_server(case: &'static Case, kubeconfig: &PathBuf) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| error.to_string())?.block_on(async {
+        let kubeconfig = Kubeconfig::read_from(kubeconfig).map_err(|error| error.to_string())?;
+        let mut config =
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(|error| error.to_string())?;
+        // A request is made once, and its answer is what is looked at.
+        config.default_retry = false;
+        let users: Users = Arc::new(move |user| {
+            let mut config = config.clone();
+            if user != "admin" {
+                config.auth_info.impersonate = Some(user.to_owned());
+            }
+            Client::try_from(config).unwrap_or_else(|error| panic!("no client for {user}: {error}"))
+        });
+        run(case, format!("conf-{:08x}", rand::random::<u32>()), users, Log::default()).await
+    })
+}
+
+/// Runs a case in a namespace and takes everything away afterwards, however it ended.
+async fn run(case: &'static Case, namespace: String, users: Users, log: Log) -> Result<(), String> {
+    let bench = Bench::new(namespace, users, log).await;
+    // What a case that panics leaves behind is thrown away.
+    let ended = tokio::time::timeout(LIMIT, AssertUnwindSafe((case.run)(&bench)).catch_unwind()).await;
+    bench.end().await;
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(panic)) => Err(said(&*panic)),
+        Err(_) => Err(format!("not over within {LIMIT:?}")),
+    }
+}
+
+/// What a panic says.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".to_owned())
+}
