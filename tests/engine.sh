@@ -2,7 +2,7 @@
 # The engine's suites against a real API server, and the node helper's against real kubelets: engine.sh [apiserver|nodes].
 #
 #   apiserver   plan, full disk, watchdog, the contract of each API fault, the runner killed at every record, signals, Leases, a stalled API server,
-#               verdicts; on a cluster of etcd, API server and controller-manager
+#               verdicts, and the cases that the sandbox's API server is held to; on a cluster of etcd, API server and controller-manager
 #   nodes       crash and freeze, and runbooks in pods; on a cluster of three nodes
 # Without an argument, both. Brings up clusters of its own and ends them. Needs root and what the testbed needs.
 # FIREDRILL_TEST_FULL=1: at every record what is otherwise done at a sample. Each suite's sum is cargo's line `test result: …`.
@@ -52,11 +52,12 @@ suite() {
 
 # What is slow to build is built before anything is up.
 cargo test --locked --no-run --test apiserver_plan --test apiserver_faults --test apiserver_full_disk --test apiserver_watchdog --test apiserver_engine \
-  --test testbed_faults --test cluster_runbook || exit 1
+  --test conformance --test testbed_faults --test cluster_runbook || exit 1
 
 if [ "$part" != nodes ]; then
   cluster engine --mode apiserver || exit 1
   for name in apiserver_plan apiserver_faults apiserver_full_disk apiserver_watchdog apiserver_engine; do suite "$name" FIREDRILL_TEST_KUBECONFIG; done
+  suite conformance FIREDRILL_TEST_KUBECONFIG apiserver::
 fi
 if [ "$part" != apiserver ]; then
   cluster nodes || exit 1

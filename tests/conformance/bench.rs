@@ -31,7 +31,7 @@ const CONFLICTS: usize = 8;
 
 pub(crate) type BenchFuture<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 /// Makes a client that acts as a user.
-pub(crate) type Users = Arc<dyn Fn(&str) -> Client + Send + Sync>;
+pub(crate) type Users = Arc<dyn Fn(&str) -> Client>;
 
 /// Patch types, by their media type.
 pub(crate) const JSON: &str = "application/json-patch+json";

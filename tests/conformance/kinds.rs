@@ -102,7 +102,10 @@ fn body(plural: &str, name: &str) -> Value {
     let once = json!({"metadata": {"labels": {"app": "it"}}, "spec": {"containers": [container], "restartPolicy": "Never"}});
     match plural {
         "configmaps" => json!({"data": {"key": "value"}}),
-        "endpoints" => json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]}),
+        // Endpoints without a Service are cleaned away when their controller begins, unless they look like a leader's.
+        "endpoints" => {
+            json!({"metadata": {"annotations": {"control-plane.alpha.kubernetes.io/leader": "{}"}}, "subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]})
+        }
         "events" => json!({
             "involvedObject": {"kind": "Pod", "namespace": "@ns@", "name": "a"}, "reason": "Tested", "message": "A test.", "type": "Normal"
         }),
@@ -143,7 +146,8 @@ pub(crate) fn crd(name: &str) -> Value {
         "type": "object",
         "properties": {
             "spec": {"type": "object", "required": ["size"], "properties": {
-                "size": {"type": "integer", "minimum": 0}, "colour": {"type": "string", "default": "blue"}, "note": {"type": "string"}
+                "size": {"type": "integer", "minimum": 0}, "colour": {"type": "string", "default": "blue"}, "note": {"type": "string"},
+                "crew": {"type": "integer", "minimum": 0}
             }},
             "status": {"type": "object", "properties": {"size": {"type": "integer"}}}
         }

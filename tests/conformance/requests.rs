@@ -11,8 +11,18 @@ use crate::{asked::Asked, cases, sides};
 /// Verb, resource with its subresource, patch type, status; sorted, each once.
 const ASKED: &str = include_str!("asked-by-drills.tsv");
 
-/// What a kubelet must answer. The suites against real kubelets and the sandbox's own tests of its models ask for these.
-const NEEDS_A_KUBELET: &[&str] = &["get\tpods/exec\t-\t101", "get\tpods/portforward\t-\t101"];
+/// What no case here can ask for, and why.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("get\tpods/exec\t-\t101", KUBELET),
+    ("get\tpods/portforward\t-\t101", KUBELET),
+    ("get\tpods/log\t-\t200", KUBELET),
+    ("get\tconfigmaps\t-\t500", STALLED),
+    ("get\tcronjobs.batch\t-\t500", STALLED),
+    ("get\tdeployments.apps\t-\t500", STALLED),
+];
+const KUBELET: &str =
+    "a kubelet must answer: tests/testbed_faults.rs and tests/cluster_runbook.rs have real ones, the sandbox's are models";
+const STALLED: &str = "the API server's store hung: tests/apiserver_engine/stall.rs makes it hang, and the sandbox's weather does";
 
 /// The tests that are about all cases together.
 pub(crate) fn trials() -> Vec<Trial> {
@@ -37,8 +47,8 @@ fn sorted() -> Result<(), Failed> {
     if found != wanted {
         return Err(Failed::from("asked-by-drills.tsv is not sorted, or has a line twice"));
     }
-    if let Some(stranger) = NEEDS_A_KUBELET.iter().find(|line| !found.contains(line)) {
-        return Err(Failed::from(format!("no drill has asked for what is said to need a kubelet: {stranger}")));
+    if let Some((stranger, why)) = ELSEWHERE.iter().find(|(line, _)| !found.contains(line)) {
+        return Err(Failed::from(format!("no drill has asked for {stranger}, of which it is said that no case can ({why})")));
     }
     Ok(())
 }
@@ -46,7 +56,7 @@ fn sorted() -> Result<(), Failed> {
 /// Every line of the list is asked for by a case, with the same status.
 fn covered() -> Result<(), Failed> {
     let asked: BTreeSet<String> = all()?.iter().flat_map(|(_, ran)| ran.asked.iter().map(Asked::to_string)).collect();
-    let missing: Vec<&str> = lines().filter(|line| !NEEDS_A_KUBELET.contains(line) && !asked.contains(*line)).collect();
+    let missing: Vec<&str> = lines().filter(|line| !ELSEWHERE.iter().any(|(other, _)| other == line) && !asked.contains(*line)).collect();
     if missing.is_empty() { Ok(()) } else { Err(Failed::from(format!("asked for in real drills and by no case:\n{}", missing.join("\n")))) }
 }
 
@@ -60,6 +70,8 @@ fn audited() -> Result<(), Failed> {
             asked
         };
         let (asked, audited) = (sorted(&ran.asked), sorted(&ran.audited));
+        // The sandbox audits what it has read, and does not read a body that is too large.
+        let asked: Vec<String> = asked.into_iter().filter(|line| !line.ends_with("\t413")).collect();
         let missing: Vec<&String> = asked.iter().filter(|line| !audited.contains(line)).collect();
         if !missing.is_empty() || audited.len() < asked.len() {
             let _ = writeln!(differences, "{name}: {} asked, {} in the audit log; missing: {missing:?}", asked.len(), audited.len());

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use firedrill::sandbox::{AuditEntry, Sandbox, SandboxOptions};
 use futures::FutureExt as _;
 use kube::{
     Client, Config,
@@ -15,7 +16,7 @@ use kube::{
 };
 
 use crate::{
-    Case,
+    Case, answer,
     asked::{Asked, Log},
     bench::{Bench, Users},
 };
@@ -39,7 +40,35 @@ pub(crate) struct Ran {
 
 /// Runs a case on a new sandbox, in virtual time.
 pub(crate) fn on_sandbox(case: &'static Case) -> Result<Ran, String> {
-    Err(format!("no sandbox yet for {}", case.name))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.map_err(|error| error.to_string())?.block_on(async {
+        let sandbox = Sandbox::new(SandboxOptions { seed: 1, wall_us: BEGIN_US });
+        let users: Users = {
+            let sandbox = sandbox.clone();
+            Arc::new(move |user| sandbox.client(user))
+        };
+        let log = Log::default();
+        let ended = run(case, "conf-00000001".to_owned(), users, Arc::clone(&log)).await;
+        sandbox.stop().await;
+        ended?;
+        let asked = log.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let audited = sandbox.audit().iter().map(audited).collect();
+        Ok(Ran { asked, audited })
+    })
+}
+
+/// An entry of the sandbox's audit log in the suite's words.
+fn audited(entry: &AuditEntry) -> Asked {
+    let mut resource = if entry.resource.is_empty() { "-".to_owned() } else { entry.resource.clone() };
+    for (mark, part) in [('.', &entry.group), ('/', &entry.subresource)] {
+        if !part.is_empty() && !entry.resource.is_empty() {
+            resource.push(mark);
+            resource += part;
+        }
+    }
+    let patch = entry.patch_type.trim_start_matches("application/").split(['-', '+']).next().unwrap_or_default();
+    let patch = if patch.is_empty() { "-" } else { patch }.to_owned();
+    Asked { verb: entry.verb.clone(), resource, patch, status: entry.code }
 }
 
 /// Runs a case on a real API server.
@@ -64,15 +93,19 @@ pub(crate) fn on_api_server(case: &'static Case, kubeconfig: &PathBuf) -> Result
 
 /// Runs a case in a namespace and takes everything away afterwards, however it ended.
 async fn run(case: &'static Case, namespace: String, users: Users, log: Log) -> Result<(), String> {
+    // What a case before it on this thread left unsaid is not this one's.
+    drop(answer::wrong());
     let bench = Bench::new(namespace, users, log).await;
     // What a case that panics leaves behind is thrown away.
     let ended = tokio::time::timeout(LIMIT, AssertUnwindSafe((case.run)(&bench)).catch_unwind()).await;
     bench.end().await;
+    let mut wrong = answer::wrong();
     match ended {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(panic)) => Err(said(&*panic)),
-        Err(_) => Err(format!("not over within {LIMIT:?}")),
+        Ok(Ok(())) => {}
+        Ok(Err(panic)) => wrong.push(said(&*panic)),
+        Err(_) => wrong.push(format!("not over within {LIMIT:?}")),
     }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
 /// What a panic says.

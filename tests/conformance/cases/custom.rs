@@ -20,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     case!(custom_scale, "the scale of a custom object"),
     case!(custom_apply, "server-side apply of a custom object"),
     case!(custom_watch, "a watch of custom objects"),
+    case!(watch_too_old, "a watch from a version that is no longer known says 410 in an event"),
     case!(custom_messages, "custom objects are called by resource and group in messages"),
     case!(crd_needs_its_name, "a definition's name is made of its resource and group"),
 ];
@@ -102,10 +103,10 @@ async fn custom_validation(b: &Bench) {
     define(b).await;
     let cause = "FieldValueRequired spec.size: Required value";
     b.post(BOATS, boat("a", json!({}))).await.invalid("Boat.@ns@.test", "a", &[cause]);
-    let cause = "FieldValueTypeInvalid spec.size: Invalid value: \"string\": spec.size in body must be of type integer: \"string\"";
-    b.post(BOATS, boat("a", json!({"size": "large"}))).await.invalid("Boat.@ns@.test", "a", &[cause]);
-    let cause = "FieldValueInvalid spec.size: Invalid value: -1: spec.size in body should be greater than or equal to 0";
-    b.post(BOATS, boat("a", json!({"size": -1}))).await.invalid("Boat.@ns@.test", "a", &[cause]);
+    let cause = "FieldValueTypeInvalid spec.crew: Invalid value: \"string\": spec.crew in body must be of type integer: \"string\"";
+    b.post(BOATS, boat("a", json!({"size": 1, "crew": "large"}))).await.invalid("Boat.@ns@.test", "a", &[cause]);
+    let cause = "FieldValueInvalid spec.crew: Invalid value: -1: spec.crew in body should be greater than or equal to 0";
+    b.post(BOATS, boat("a", json!({"size": 1, "crew": -1}))).await.invalid("Boat.@ns@.test", "a", &[cause]);
     make(b, "a").await;
     b.patch(&format!("{BOATS}/a"), MERGE, json!({"spec": {"size": null}})).await.is(422);
 }
@@ -161,6 +162,18 @@ async fn custom_watch(b: &Bench) {
     b.patch(&format!("{BOATS}/a"), MERGE, json!({"spec": {"size": 2}})).await.is(200);
     b.delete(&format!("{BOATS}/a"), json!({})).await.is(200);
     watch.expect(&["ADDED a", "MODIFIED a", "DELETED a"]).await;
+}
+
+/// The kind is younger than the version, so that no server remembers it.
+async fn watch_too_old(b: &Bench) {
+    define(b).await;
+    let mut watch = b.watch(&format!("{BOATS}?resourceVersion=1")).await;
+    let event = watch.next().await.unwrap_or_else(|| panic!("no event"));
+    assert_eq!(event["type"], "ERROR", "{event}");
+    let object = &event["object"];
+    assert_eq!((&object["kind"], &object["code"], &object["reason"]), (&json!("Status"), &json!(410), &json!("Expired")), "{object}");
+    assert!(object["message"].as_str().unwrap().starts_with("too old resource version: 1 ("), "{object}");
+    assert_eq!(watch.next().await, None);
 }
 
 async fn custom_messages(b: &Bench) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _, pin_mut};
+use futures::{TryStreamExt as _, pin_mut};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     coordination::v1::Lease,
@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{ApiResource, AttachParams, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams, PostParams, Preconditions},
     core::GroupVersionKind,
     discovery::{self, Scope},
     runtime::{WatchStreamExt as _, watcher},
@@ -27,7 +27,7 @@ use crate::{
 
 pub(crate) const CASES: &[Case] = &[
     case!(drill_changes_a_field, "a fault's write: metadata alone comes back, uid and version go along"),
-    case!(drill_change_is_refused, "a fault's write against an old version, or another uid, is a conflict"),
+    case!(drill_change_is_refused, "a fault's write against an old version is a conflict, against another uid invalid"),
     case!(drill_record, "the record: made once, written by merge patches, read back, listed by label, deleted"),
     case!(drill_lease, "a Lease: taken once, renewed, lost to another, given back with its version"),
     case!(drill_stop, "the cluster-wide stop: a forced apply, lifted by a delete"),
@@ -81,7 +81,8 @@ async fn drill_change_is_refused(b: &Bench) {
                    the latest version and try again";
     answer.refused(409, "Conflict", message);
     let patch = json!({"metadata": {"uid": "00000000-0000-0000-0000-000000000001"}, "spec": {"suspend": true}});
-    assert_eq!(b.patch_metadata("cronjobs/backup?fieldManager=firedrill", MERGE, patch).await.is(409)["reason"], "Conflict");
+    let body = b.patch_metadata("cronjobs/backup?fieldManager=firedrill", MERGE, patch).await.is(422);
+    assert_eq!(body["details"]["causes"][0]["field"], "metadata.uid", "{body}");
     assert_eq!(b.get("cronjobs/backup").await.is(200)["spec"]["suspend"], false);
 }
 
@@ -189,12 +190,16 @@ async fn drill_watches_pods(b: &Bench) {
                 "done".to_owned()
             }
             watcher::Event::Apply(pod) => {
-                b.delete("pods/a", json!({"gracePeriodSeconds": 0})).await.is(200);
+                // It may be marked before it goes.
+                if pod.metadata.deletion_timestamp.is_none() {
+                    b.delete("pods/a", json!({"gracePeriodSeconds": 0})).await.is(200);
+                }
                 pod.status.and_then(|status| status.phase).unwrap_or_default()
             }
             watcher::Event::Delete(_) => "deleted".to_owned(),
         });
     }
+    seen.dedup();
     assert_eq!(seen, ["init", "there a", "done", "Running", "deleted"]);
 }
 
@@ -208,7 +213,7 @@ async fn drill_discovers_kinds(b: &Bench) {
     assert!(discovery::pinned_kind(&b.client(), &GroupVersionKind::gvk("apps", "v1", "Boat")).await.is_err());
     assert!(discovery::pinned_kind(&b.client(), &GroupVersionKind::gvk("none.test", "v1", "Boat")).await.is_err());
     let version = b.client().apiserver_version().await.unwrap();
-    assert!(version.git_version.starts_with("v1.34."), "{version:?}");
+    assert!(version.git_version.starts_with('v'), "{version:?}");
 }
 
 async fn drill_reads_any_kind(b: &Bench) {
@@ -308,10 +313,11 @@ async fn drill_job_from_a_cron_job(b: &Bench) {
 async fn drill_exec_fails(b: &Bench) {
     b.pod("a").await;
     let api: Api<Pod> = Api::namespaced(b.client(), b.namespace());
-    let error = api.exec("a", ["true"], &kube::api::AttachParams::default()).await.err().expect("no exec without a node");
-    let _ = error.to_string();
-    let none: Vec<_> = api.log_stream("none", &kube::api::LogParams::default()).await.into_iter().collect();
-    assert!(none.is_empty());
-    let lines = futures::stream::iter(api.logs("a", &kube::api::LogParams::default()).await).collect::<Vec<_>>().await;
-    assert_eq!(lines, [""]);
+    let error = api.exec("a", ["true"], &AttachParams::default()).await.err().expect("no exec without a node");
+    assert!(error.to_string().contains("400"), "{error}");
+    let error = api.exec("none", ["true"], &AttachParams::default()).await.err().expect("no exec without a pod");
+    assert!(error.to_string().contains("404"), "{error}");
+    assert_eq!(api.logs("a", &LogParams::default()).await.unwrap(), "");
+    let missing = api.logs("none", &LogParams::default()).await;
+    assert!(matches!(missing, Err(kube::Error::Api(status)) if status.code == 404));
 }

@@ -58,7 +58,7 @@ async fn names_of_objects(b: &Bench) {
         b.post("configmaps", json!({"metadata": {"name": name}})).await.invalid("ConfigMap", name, &[&cause]);
     }
     let long = "a".repeat(254);
-    let cause = format!("FieldValueInvalid metadata.name: Invalid value: \"{long}\": must be no more than 253 bytes");
+    let cause = format!("FieldValueInvalid metadata.name: Invalid value: \"{long}\": must be no more than 253 characters");
     b.post("configmaps", json!({"metadata": {"name": long}})).await.invalid("ConfigMap", &long, &[&cause]);
     b.make("configmaps", json!({"metadata": {"name": "a".repeat(253)}})).await;
     b.make("configmaps", json!({"metadata": {"name": "1.a-b.c"}})).await;
@@ -73,8 +73,10 @@ async fn names_of_services(b: &Bench) {
 }
 
 async fn names_of_namespaces(b: &Bench) {
-    let cause = format!("FieldValueInvalid metadata.name: Invalid value: \"@ns@.x\": {LABEL}");
-    b.post("namespaces", json!({"metadata": {"name": "@ns@.x"}})).await.invalid("Namespace", "@ns@.x", &[&cause]);
+    for (name, why) in [("@ns@.x", "must not contain dots"), ("@ns@-X", LABEL)] {
+        let cause = format!("FieldValueInvalid metadata.name: Invalid value: \"{name}\": {why}");
+        b.post("namespaces", json!({"metadata": {"name": name}})).await.invalid("Namespace", name, &[&cause]);
+    }
 }
 
 async fn label_syntax(b: &Bench) {
@@ -84,10 +86,8 @@ async fn label_syntax(b: &Bench) {
     let cause = format!("FieldValueInvalid metadata.labels: Invalid value: \"a b\": {QUALIFIED}");
     b.post("configmaps", body(json!({"a b": "x"}))).await.invalid("ConfigMap", "a", &[&cause]);
     let long = "v".repeat(64);
-    let cause = format!("FieldValueTooLong metadata.labels: Invalid value: \"{long}\": must be no more than 63 bytes");
-    let answer = b.post("configmaps", body(json!({"x": long}))).await.is(422);
-    let message = answer["details"]["causes"][0]["message"].as_str().unwrap();
-    assert!(cause.contains(message), "{message}");
+    let cause = format!("FieldValueInvalid metadata.labels: Invalid value: \"{long}\": must be no more than 63 characters");
+    b.post("configmaps", body(json!({"x": long}))).await.invalid("ConfigMap", "a", &[&cause]);
     b.config_map("a").await;
     b.patch("configmaps/a", MERGE, json!({"metadata": {"labels": {"x": "-"}}})).await.is(422);
     let after = b.patch("configmaps/a", MERGE, json!({"metadata": {"labels": {"firedrill.dev/drills": "allowed", "e": ""}}})).await.is(200);
@@ -362,7 +362,7 @@ async fn owner_and_finalizer_syntax(b: &Bench) {
     let reference = json!({"apiVersion": "", "kind": "", "name": "", "uid": "x"});
     let body = b.post("configmaps", json!({"metadata": {"name": "a", "ownerReferences": [reference]}})).await.is(422);
     let fields: Vec<&str> = body["details"]["causes"].as_array().unwrap().iter().map(|cause| cause["field"].as_str().unwrap()).collect();
-    assert!(fields.contains(&"metadata.ownerReferences[0].kind") && fields.contains(&"metadata.ownerReferences[0].name"), "{body}");
+    assert!(fields.contains(&"metadata.ownerReferences.kind") && fields.contains(&"metadata.ownerReferences.name"), "{body}");
 }
 
 async fn probes_of_containers(b: &Bench) {

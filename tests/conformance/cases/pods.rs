@@ -178,7 +178,7 @@ async fn ephemeral_containers_elsewhere(b: &Bench) {
 async fn log_of_a_pod_without_a_node(b: &Bench) {
     b.pod("a").await;
     let answer = b.get("pods/a/log").await;
-    assert_eq!((answer.code, &answer.body), (200, &json!("")), "{answer:?}");
+    assert_eq!((answer.code, &answer.body), (204, &json!("")), "{answer:?}");
 }
 
 async fn log_of_a_missing_pod(b: &Bench) {
@@ -192,7 +192,7 @@ async fn log_of_one_of_two(b: &Bench) {
     b.make("pods", two()).await;
     let message = "a container name must be specified for pod two, choose one of: [main side]";
     b.get("pods/two/log").await.refused(400, "BadRequest", message);
-    b.get("pods/two/log?container=side").await.is(200);
+    b.get("pods/two/log?container=side").await.is(204);
     let answer = b.get("pods/two/log?container=side&tailLines=-1").await.is(422);
     assert_eq!(answer["details"]["causes"][0]["field"], "tailLines", "{answer}");
 }

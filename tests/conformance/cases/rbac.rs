@@ -88,6 +88,10 @@ async fn rbac_messages(b: &Bench) {
     answer.refused(403, "Forbidden", &says("pods \"a\"", "create", "pods/eviction", "", here));
     let answer = user.delete("cronjobs/a", json!({})).await;
     answer.refused(403, "Forbidden", &says("cronjobs.batch \"a\"", "delete", "cronjobs", "batch", here));
+    let answer = user.delete("pods/a", json!({})).await;
+    answer.refused(403, "Forbidden", &says("pods \"a\"", "delete", "pods", "", here));
+    let answer = user.post("pods", json!({"metadata": {"name": "a"}})).await;
+    answer.refused(403, "Forbidden", &says("pods", "create", "pods", "", here));
     let answer = user.get("nodes").await;
     answer.refused(403, "Forbidden", &says("nodes", "list", "nodes", "", "at the cluster scope"));
     let answer = user.get("nodes/x").await;

@@ -237,7 +237,9 @@ async fn eviction_with_two_budgets(b: &Bench) {
         b.make("poddisruptionbudgets", named("poddisruptionbudgets").object(name)).await;
     }
     let message = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
-    b.post("pods/a/eviction", eviction("a")).await.refused(500, "InternalError", message);
+    let body = b.post("pods/a/eviction", eviction("a")).await.is(500);
+    assert_eq!((&body["status"], body.get("reason"), &body["message"]), (&json!("Failure"), None, &json!(message)), "{body}");
+    assert_eq!(b.get("pods/a").await.is(200)["metadata"].get("deletionTimestamp"), None);
 }
 
 async fn eviction_under_another_name(b: &Bench) {

@@ -47,7 +47,7 @@ each! {
     verbs_of_clusterroles => "clusterroles", "Status";
     verbs_of_priorityclasses => "priorityclasses", "Status";
     verbs_of_storageclasses => "storageclasses", "StorageClass";
-    verbs_of_customresourcedefinitions => "customresourcedefinitions", "Status";
+    verbs_of_customresourcedefinitions => "customresourcedefinitions", "CustomResourceDefinition";
 }
 
 async fn every_verb(b: &Bench, kind: &'static Kind, deleted: &str) {
