@@ -56,6 +56,11 @@ fn request_of(request: &Request<Body>) -> Asked {
         ["apis", group, _, rest @ ..] => (Some(*group), rest),
         _ => (None, &[] as &[&str]),
     };
+    // The old way of watching: `watch/namespaces/NAME/pods`.
+    let (old_watch, rest) = match rest {
+        ["watch", inner @ ..] => (true, inner),
+        _ => (false, rest),
+    };
     // `namespaces/NAME/status` is of the namespace itself; `namespaces/NAME/pods` is of pods.
     let rest = match rest {
         ["namespaces", _, "status" | "finalize"] => rest,
@@ -64,14 +69,15 @@ fn request_of(request: &Request<Body>) -> Asked {
     };
     let (resource, name) = (rest.first(), rest.get(1));
     let query = request.uri().query().unwrap_or_default();
-    let watches = query.split('&').any(|part| matches!(part, "watch=true" | "watch=1"));
+    let asked_for = query.split('&').any(|part| matches!(part, "watch=true" | "watch=1"));
     let verb = match (request.method(), resource.is_some(), name.is_some()) {
         (&Method::POST, ..) => "create",
         (&Method::PUT, ..) => "update",
         (&Method::PATCH, ..) => "patch",
         (&Method::DELETE, _, true) => "delete",
         (&Method::DELETE, ..) => "deletecollection",
-        (_, true, false) if watches => "watch",
+        (_, true, _) if old_watch => "watch",
+        (_, true, false) if asked_for => "watch",
         (_, true, false) => "list",
         _ => "get",
     };
