@@ -115,7 +115,7 @@ async fn watch_ends_in_time(b: &Bench) {
 
 async fn watch_deleted_has_the_last_version(b: &Bench) {
     let made = b.config_map("a").await;
-    let mut watch = b.watch(&format!("configmaps?resourceVersion={}", version(&made))).await;
+    let mut watch = b.watch(&format!("configmaps?resourceVersion={}&fieldSelector=metadata.name%3Da", version(&made))).await;
     b.delete("configmaps/a", json!({})).await.is(200);
     let (event, object) = watch.event().await;
     assert_eq!((event.as_str(), &object["data"]), ("DELETED a", &json!({"key": "value"})));
