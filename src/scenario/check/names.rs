@@ -1,9 +1,9 @@
 //! The names in the parts whose shape is wrong. What such a part means is not guessed, but a name in it that exists nowhere is a
 //! mistake whatever the part will mean; it is said together with the others.
 
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
-use super::{model::At, spec::Cx};
+use super::{model::At, shape::resolve, spec::Cx};
 use crate::scenario::tree::{Scalar, ScalarKind, Value};
 
 /// Checks the names in every part that the other checks had to leave out. `schema` is the document's, whose `x-names` say what is a name.
@@ -21,17 +21,14 @@ pub(crate) fn check(cx: &mut Cx<'_>, schema: &Json) {
     {
         left_out.extend(indexes.into_iter().map(|i| (section, spec.get(section).item(i))));
     }
-    let walk = Walk { schema };
-    let spec_schema = walk.member(schema, "spec");
+    let Some(defs) = schema.get("$defs").and_then(Json::as_object) else { return };
+    let member = |schema, key: &str| resolve(defs, schema)?.0.get("properties")?.get(key);
+    let Some(spec_schema) = member(schema, "spec") else { return };
     for (section, at) in left_out {
-        let schema = spec_schema.and_then(|spec| walk.member(spec, section));
+        let Some(section) = member(spec_schema, section) else { continue };
         // Of a list or a map of parts, what one of them is.
-        let part = schema.map(|schema| {
-            ["items", "additionalProperties"].iter().find_map(|key| schema.get(key).filter(|s| s.is_object())).unwrap_or(schema)
-        });
-        if let Some(part) = part {
-            walk.names(cx, part, at);
-        }
+        let part = ["items", "additionalProperties"].iter().find_map(|key| section.get(key)).unwrap_or(section);
+        names(cx, defs, part, at);
     }
 }
 
@@ -39,37 +36,20 @@ fn missing<T>(items: &[Option<T>]) -> Vec<usize> {
     items.iter().enumerate().filter(|(_, item)| item.is_none()).map(|(i, _)| i).collect()
 }
 
-struct Walk<'s> {
-    schema: &'s Json,
-}
-
-impl<'s> Walk<'s> {
-    /// Follows `$ref`.
-    fn resolve(&self, schema: &'s Json) -> &'s Json {
-        let name = schema.get("$ref").and_then(Json::as_str).and_then(|r| r.strip_prefix("#/$defs/"));
-        name.and_then(|name| self.schema.get("$defs")?.get(name)).unwrap_or(schema)
+/// As deep as the tree at most.
+fn names(cx: &mut Cx<'_>, defs: &Map<String, Json>, schema: &Json, at: At<'_>) {
+    let Some(node) = at.node() else { return };
+    if let Some(what) = schema.get("x-names").and_then(Json::as_str) {
+        each(at, |at| name(cx, what, at));
+        return;
     }
-
-    fn member(&self, schema: &'s Json, key: &str) -> Option<&'s Json> {
-        self.resolve(schema).get("properties")?.get(key).map(|member| self.resolve(member))
+    let Some((schema, _)) = resolve(defs, schema) else { return };
+    if let Some(items) = schema.get("items") {
+        (0..node.items().len()).for_each(|i| names(cx, defs, items, at.item(i)));
     }
-
-    /// As deep as the tree at most.
-    fn names(&self, cx: &mut Cx<'_>, schema: &'s Json, at: At<'_>) {
-        let Some(node) = at.node() else { return };
-        if let Some(what) = schema.get("x-names").and_then(Json::as_str) {
-            each(at, |at| name(cx, what, at));
-            return;
-        }
-        let schema = self.resolve(schema);
-        if let Some(items) = schema.get("items") {
-            (0..node.items().len()).for_each(|i| self.names(cx, items, at.item(i)));
-        }
-        for (key, _) in node.entries() {
-            let member = schema.get("properties").and_then(|properties| properties.get(&key.text));
-            if let Some(member) = member {
-                self.names(cx, member, at.get(&key.text));
-            }
+    for (key, _) in node.entries() {
+        if let Some(member) = schema.get("properties").and_then(|properties| properties.get(&key.text)) {
+            names(cx, defs, member, at.get(&key.text));
         }
     }
 }

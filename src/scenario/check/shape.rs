@@ -31,6 +31,15 @@ struct Place<'a> {
     partial: u8,
 }
 
+/// Follows `$ref` into the document's `$defs`; gives the definition's name too.
+pub(super) fn resolve<'a>(defs: &'a Map<String, Json>, schema: &'a Json) -> Option<(&'a Map<String, Json>, Option<&'a str>)> {
+    let object = schema.as_object()?;
+    match object.get("$ref").and_then(Json::as_str).and_then(|r| r.strip_prefix("#/$defs/")) {
+        Some(name) => Some((defs.get(name)?.as_object()?, Some(name))),
+        None => Some((object, None)),
+    }
+}
+
 struct Walk<'a, 'g> {
     defs: &'a Map<String, Json>,
     none: &'a Map<String, Json>,
@@ -64,13 +73,8 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
-    /// Follows `$ref`; gives the definition's name too.
     fn resolve(&self, schema: &'a Json) -> Option<(&'a Map<String, Json>, Option<&'a str>)> {
-        let object = schema.as_object()?;
-        match object.get("$ref").and_then(Json::as_str).and_then(|r| r.strip_prefix("#/$defs/")) {
-            Some(name) => Some((self.defs.get(name)?.as_object()?, Some(name))),
-            None => Some((object, None)),
-        }
+        resolve(self.defs, schema)
     }
 
     fn wrong_type(&mut self, node: &Node, place: &Place<'_>, wanted: &str, help: Option<String>) {
