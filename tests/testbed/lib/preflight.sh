@@ -6,15 +6,17 @@ NEEDED_TO_RUN="containerd:containerd ctr:containerd runc:runc ip:iproute2 nft:nf
 openssl:openssl nsenter:util-linux mkfs.ext4:e2fsprogs losetup:mount flock:util-linux iptables:iptables curl:curl jq:jq pgrep:procps"
 NEEDED_TO_BUILD="gcc:gcc tar:tar mmdebstrap:mmdebstrap cargo:cargo"
 
-# The Debian packages of all that, with what they only recommend and is needed here (`gcc` without the C library's headers …).
-DEBIAN_PACKAGES="ca-certificates curl jq procps tar gcc libc6-dev make pkg-config containerd runc containernetworking-plugins iproute2
-iptables nftables conntrack socat iputils-ping openssl util-linux mount e2fsprogs mmdebstrap"
+# Besides, what those only recommend and is needed here (`gcc` without the C library's headers …), or has no command of its own.
+NEEDED_TOO="ca-certificates libc6-dev make pkg-config containernetworking-plugins iputils-ping"
+
+# The Debian packages of all that, but for cargo: Debian's is too old.
+debian_packages() { tr ' ' '\n' <<<"$NEEDED_TO_RUN $NEEDED_TO_BUILD $NEEDED_TOO" | cut -d: -f2 | grep -vx cargo | sort -u; }
 
 # cmd_packages [MORE…]: installs what is missing of them on a Debian machine; a mirror or proxy may drop a connection, hence three tries.
 cmd_packages() {
   local package missing=() attempt
-  command -v apt-get >/dev/null || die "this is no Debian machine; install by other means: $(tr '\n' ' ' <<<"$DEBIAN_PACKAGES $*")"
-  for package in $DEBIAN_PACKAGES "$@"; do
+  command -v apt-get >/dev/null || die "this is no Debian machine; install by other means: $(debian_packages | tr '\n' ' ')$*"
+  for package in $(debian_packages) "$@"; do
     [ "$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
   done
   if [ ${#missing[@]} = 0 ]; then
