@@ -47,7 +47,7 @@ suite() {
   local name=$1 variable=$2
   shift 2
   printf '\n# %s (%s)\n' "$name" "$(date -u +%T)"
-  env "$variable=$kubeconfig" cargo test --locked --test "$name" -- --nocapture "$@" || { failed=1 && return 1; }
+  env "$variable=$kubeconfig" cargo test --locked --test "$name" -- --nocapture "$@"
 }
 
 # What is slow to build is built before anything is up.
@@ -56,15 +56,17 @@ cargo test --locked --no-run --test apiserver_plan --test apiserver_faults --tes
 
 if [ "$part" != nodes ]; then
   cluster engine --mode apiserver || exit 1
-  for name in apiserver_plan apiserver_faults apiserver_full_disk apiserver_watchdog apiserver_engine; do suite "$name" FIREDRILL_TEST_KUBECONFIG; done
-  suite conformance FIREDRILL_TEST_KUBECONFIG apiserver::
+  for name in apiserver_plan apiserver_faults apiserver_full_disk apiserver_watchdog apiserver_engine; do
+    suite "$name" FIREDRILL_TEST_KUBECONFIG || failed=1
+  done
+  suite conformance FIREDRILL_TEST_KUBECONFIG apiserver:: || failed=1
 fi
 if [ "$part" != apiserver ]; then
   cluster nodes || exit 1
   # Beside each other: both mostly wait, in namespaces of their own.
   suite cluster_runbook FIREDRILL_TEST_KUBECONFIG >"$scratch" 2>&1 &
   runbook=$!
-  suite testbed_faults FIREDRILL_TESTBED_KUBECONFIG
+  suite testbed_faults FIREDRILL_TESTBED_KUBECONFIG || failed=1
   wait "$runbook" || failed=1
   cat "$scratch"
 fi

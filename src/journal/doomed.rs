@@ -1,8 +1,6 @@
 //! Debug builds alone, for tests: a runner that dies by SIGKILL at a given record of its journal, as by chance any runner may. A
 //! release build has nothing of this.
 
-use std::collections::BTreeMap;
-
 use super::Event;
 
 /// `FIREDRILL_TEST_KILL_AT=intent:1:written`: at the second intent (counted from 0), as soon as the file has it, unsynced. `…:recorded`: once
@@ -19,8 +17,8 @@ pub(super) enum Moment {
 #[derive(Debug)]
 pub(super) struct Doomed {
     at: Option<(String, u64, Moment)>,
-    /// How many there were of each kind.
-    written: BTreeMap<String, u64>,
+    /// How many of that kind were written.
+    written: u64,
 }
 
 impl Doomed {
@@ -30,16 +28,17 @@ impl Doomed {
             let (kind, nth) = (parts.next()?.to_owned(), parts.next()?.parse().ok()?);
             Some((kind, nth, if parts.next()? == "recorded" { Moment::Recorded } else { Moment::Written }))
         });
-        Self { at, written: BTreeMap::new() }
+        Self { at, written: 0 }
     }
 
     /// A record has come to a moment.
     pub(super) fn passes(&mut self, event: &Event, moment: Moment) {
         let Some((kind, nth, when)) = &self.at else { return };
-        if moment == Moment::Written {
-            *self.written.entry(kind_of(event)).or_default() += 1;
+        if kind_of(event) != *kind {
+            return;
         }
-        if moment == *when && kind_of(event) == *kind && self.written.get(kind) == Some(&(nth + 1)) {
+        self.written += u64::from(moment == Moment::Written);
+        if moment == *when && self.written == nth + 1 {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
     }

@@ -250,10 +250,15 @@ impl Shop {
 
     /// Starts a drill that asks people, on a terminal (as far as it writes) that can go: [`Running::hang_up`].
     pub(crate) fn run_asking(&self, scenario: &Path, out: &Path, lease: Duration) -> Running {
+        let child = self.drill(scenario, &[], out, lease).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Running { child, output: out.with_extension("log"), out: out.to_owned() }
+    }
+
+    /// What performs a drill.
+    fn drill(&self, scenario: &Path, more: &[&str], out: &Path, lease: Duration) -> Command {
         let environment = self.world.environment(&self.own);
         let args = ["run", scenario.to_str().unwrap(), "-e", environment.to_str().unwrap(), "--yes", "--seed", "7"];
-        let child = self.command(&args, &[], out, lease).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Running { child, output: out.with_extension("log"), out: out.to_owned() }
+        self.command(&args, more, out, lease)
     }
 
     fn command(&self, args: &[&str], more: &[&str], out: &Path, lease: Duration) -> Command {
@@ -279,15 +284,12 @@ impl Shop {
 
     /// Starts a drill.
     pub(crate) fn run(&self, scenario: &Path, out: &Path, lease: Duration) -> Running {
-        let environment = self.world.environment(&self.own);
-        self.start(&["run", scenario.to_str().unwrap(), "-e", environment.to_str().unwrap(), "--yes", "--seed", "7"], &[], out, lease)
+        Running::logged(self.drill(scenario, &QUIETLY, out, lease), out)
     }
 
     /// Starts a drill whose runner dies by SIGKILL at a record of its journal, `intent:1:written`: see `src/journal/doomed.rs`.
     pub(crate) fn run_doomed(&self, scenario: &Path, out: &Path, lease: Duration, at: &str) -> Running {
-        let environment = self.world.environment(&self.own);
-        let args = ["run", scenario.to_str().unwrap(), "-e", environment.to_str().unwrap(), "--yes", "--seed", "7"];
-        let mut command = self.command(&args, &QUIETLY, out, lease);
+        let mut command = self.drill(scenario, &QUIETLY, out, lease);
         command.env("FIREDRILL_TEST_KILL_AT", at);
         Running::logged(command, out)
     }
