@@ -333,6 +333,13 @@ pub(super) fn before_update(kind: &Kind, subresource: &str, old: &Value, value: 
                     if let Some(managed) = new.get("managedFields") {
                         meta(&mut kept).insert("managedFields".to_owned(), managed.clone());
                     }
+                    // Its controller notes the revision in this way, which leaves the generation alone.
+                    if kind.kind == "Deployment" {
+                        match new.get("annotations") {
+                            Some(annotations) => drop(meta(&mut kept).insert("annotations".to_owned(), annotations.clone())),
+                            None => drop(meta(&mut kept).shift_remove("annotations")),
+                        }
+                    }
                 } else {
                     as_map(&mut kept).insert("metadata".to_owned(), new);
                     if let Some(owners) = old["metadata"].get("ownerReferences") {

@@ -311,7 +311,9 @@ impl State {
         if strategy::same_but_times(&old.value, &value) {
             return Ok(Arc::clone(old));
         }
-        strategy::bump_generation(kind, &old.value, &mut value);
+        if place.subresource != "status" {
+            strategy::bump_generation(kind, &old.value, &mut value);
+        }
         let errors = validate::update(kind, &place.subresource, &old.value, &value);
         if !errors.is_empty() {
             return Err(Refusal::invalid(kind, name, &errors));
