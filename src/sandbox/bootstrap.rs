@@ -37,6 +37,15 @@ pub(super) fn fill(state: &mut State) {
     state.store.compact();
 }
 
+/// What a cluster has besides, once it has nodes: a class of volumes that are made where they are first used.
+pub(super) fn cluster(state: &mut State) {
+    let class = json!({
+        "metadata": {"annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": super::control::PROVISIONER, "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer",
+    });
+    put(state, "storage.k8s.io/storageclasses", "", "standard", class);
+}
+
 fn role(state: &mut State, name: &str, rules: Value, group: &str) {
     let labels = json!({"kubernetes.io/bootstrapping": "rbac-defaults"});
     put(state, &format!("{GROUP}/clusterroles"), "", name, json!({"metadata": {"labels": labels}, "rules": rules}));

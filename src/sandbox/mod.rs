@@ -1,5 +1,6 @@
-//! A Kubernetes cluster in the process: for now its API server, behaving as Kubernetes 1.34, behind an ordinary
-//! `kube::Client`, in virtual time. `docs/sandbox.md` says what it answers and how it differs from a real one.
+//! A Kubernetes cluster in the process, behaving as Kubernetes 1.34, in virtual time: an API server behind an ordinary
+//! `kube::Client`, and if asked for controllers, kubelets and models of what containers run. `docs/sandbox.md` says what it
+//! does and how it differs from a real one.
 //!
 //! Everything random comes from one seed and every time from tokio's clock, so that the same requests get the same
 //! answers. All of it runs in a current-thread runtime, also one that was started with its clock paused.
@@ -8,6 +9,8 @@
 
 mod audit;
 mod bootstrap;
+mod cluster;
+mod control;
 mod core;
 mod crd;
 mod decode;
@@ -18,6 +21,8 @@ mod fields;
 mod kinds;
 mod kubelet;
 mod managed;
+mod model;
+mod node;
 mod patch;
 mod quantity;
 mod rbac;
@@ -35,10 +40,13 @@ mod watch;
 mod weather;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use audit::AuditEntry;
+pub use cluster::{ClusterOptions, NotRunning};
 pub use kubelet::{ExecAsk, ExecEnd, Kubelets, LogAsk};
+pub use model::Signal;
+pub use node::NodeState;
 pub use weather::Weather;
 
 /// How a sandbox begins.
@@ -55,6 +63,8 @@ pub struct SandboxOptions {
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     server: Arc<transport::Server>,
+    /// Once it is started.
+    cluster: Arc<OnceLock<Arc<cluster::Cluster>>>,
 }
 
 impl Sandbox {
@@ -62,7 +72,7 @@ impl Sandbox {
     /// follows.
     pub fn new(options: SandboxOptions) -> Self {
         let core = Arc::new(core::Core::new(options.seed, options.wall_us));
-        Self { server: Arc::new(transport::Server::new(core)) }
+        Self { server: Arc::new(transport::Server::new(core)), cluster: Arc::default() }
     }
 
     /// A client for a user. `admin` is of `system:masters` and may do everything; `system:serviceaccount:NAMESPACE:NAME` is a

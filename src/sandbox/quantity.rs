@@ -74,6 +74,11 @@ impl Quantity {
         Some(Self { nano: if negative { -nano } else { nano }, form })
     }
 
+    /// In thousand-millionths: for adding and comparing.
+    pub(super) fn nano(self) -> i128 {
+        self.nano
+    }
+
     /// Compared as amounts.
     pub(super) fn more_than(self, other: Self) -> bool {
         self.nano > other.nano

@@ -129,6 +129,11 @@ impl Store {
         found.into_iter().flatten().take_while(move |(key, _)| namespace.is_empty() || key.0 == namespace)
     }
 
+    /// All objects, with their shelves.
+    pub(super) fn everything(&self) -> impl Iterator<Item = (&Arc<str>, &Key, &Arc<Stored>)> {
+        self.shelves.iter().flat_map(|(shelf, objects)| objects.iter().map(move |(key, stored)| (shelf, key, stored)))
+    }
+
     /// Objects as they were at a version; none if that is forgotten.
     pub(super) fn list_at(&self, shelf: &str, namespace: &str, version: u64) -> Option<BTreeMap<Key, Arc<Stored>>> {
         if version < self.compacted {

@@ -44,6 +44,11 @@ impl Server {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A task that ends with the server.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks().spawn(task);
+    }
+
     /// Ends all connections and waits until their tasks have ended. Later ones are refused.
     pub(super) async fn stop(&self) {
         self.core.closed.cancel();

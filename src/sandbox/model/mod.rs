@@ -1,0 +1,173 @@
+//! Models: what the containers of the sandbox run in place of programs.
+//!
+//! A pod chooses by annotation, for all its containers or for one:
+//! ```yaml
+//! sandbox.firedrill.dev/model: batch
+//! sandbox.firedrill.dev/model.exporter: idle
+//! sandbox.firedrill.dev/runs-for: 30s        # a knob of that model
+//! ```
+//! A model answers a declared table of commands. Anything else is "not rehearsable", never success.
+//!
+//! **Adding one:** a file here with its struct, and a line in [`make`].
+
+mod batch;
+mod idle;
+
+use std::collections::VecDeque;
+
+use serde_json::Value;
+
+use super::control::look;
+
+/// The prefix of the annotations that choose and tune models.
+const PREFIX: &str = "sandbox.firedrill.dev/";
+/// How many lines of a container's log are kept.
+const LOG_LINES: usize = 10_000;
+
+/// What a process does from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It runs. It wants a turn at this time (microseconds since the Unix epoch), or only when something is asked of it.
+    Runs(Option<i64>),
+    /// It has ended with this code.
+    Ended(i32),
+}
+
+/// A probe, as the container's manifest has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Probe {
+    Http {
+        path: String,
+    },
+    Tcp,
+    Exec(Vec<String>),
+    /// Of a kind that no model answers (gRPC).
+    Other(&'static str),
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Exec {
+    /// It ran.
+    Done { stdout: Vec<u8>, stderr: Vec<u8>, code: i32 },
+    /// The model has no answer to it.
+    NotRehearsable(String),
+}
+
+/// A signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Ends it politely: it may take its time.
+    Term,
+    /// Ends it at once.
+    Kill,
+    /// Holds it, as a hang does.
+    Stop,
+    /// Lets it go on.
+    Continue,
+}
+
+/// A container's log.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Log {
+    /// When, and what.
+    pub(super) lines: VecDeque<(i64, String)>,
+}
+
+/// What a model sees when it is its turn.
+pub(super) struct Turn<'a> {
+    /// Now, in microseconds since the Unix epoch.
+    pub(super) now_us: i64,
+    pub(super) pod: &'a Value,
+    pub(super) container: &'a str,
+    /// Nothing can be written to the node's disk.
+    #[expect(dead_code, reason = "for models that write; the two that are here do not")]
+    pub(super) disk_full: bool,
+    pub(super) log: &'a mut Log,
+}
+
+impl Turn<'_> {
+    /// Writes a line to the container's log.
+    pub(super) fn say(&mut self, line: &str) {
+        self.log.lines.push_back((self.now_us, line.to_owned()));
+        if self.log.lines.len() > LOG_LINES {
+            self.log.lines.pop_front();
+        }
+    }
+
+    /// A knob: the container's own, or that of the pod.
+    pub(super) fn knob(&self, name: &str) -> Option<&str> {
+        knob(self.pod, self.container, name)
+    }
+
+    /// A knob that is a duration, in microseconds.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(super) fn duration(&self, name: &str) -> Result<Option<i64>, String> {
+        let Some(text) = self.knob(name) else { return Ok(None) };
+        let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|d| i64::try_from(d.as_micros()).ok()).filter(|us| *us >= 0);
+        parsed.map(Some).ok_or_else(|| format!("annotation {PREFIX}{name}: `{text}` is no duration such as 30s"))
+    }
+}
+
+fn knob<'a>(pod: &'a Value, container: &str, name: &str) -> Option<&'a str> {
+    let own = look::annotation(pod, &format!("{PREFIX}{name}.{container}"));
+    let found = if own.is_empty() { look::annotation(pod, &format!("{PREFIX}{name}")) } else { own };
+    (!found.is_empty()).then_some(found)
+}
+
+/// A process's program. It is called with the cluster's state locked and must not wait: what takes time is a later turn.
+pub(super) trait Model: Send {
+    /// It begins.
+    ///
+    /// # Errors
+    /// Why it cannot: a knob is wrong.
+    fn start(&mut self, turn: &mut Turn<'_>) -> Result<Next, String>;
+    /// The time it asked for has come.
+    fn turn(&mut self, turn: &mut Turn<'_>) -> Next;
+    /// SIGTERM.
+    fn stop(&mut self, turn: &mut Turn<'_>) -> Next;
+    /// A probe.
+    ///
+    /// # Errors
+    /// It fails, with the kubelet's words.
+    fn probe(&mut self, turn: &mut Turn<'_>, probe: &Probe) -> Result<(), String>;
+    /// A command that somebody runs in the container.
+    fn exec(&mut self, turn: &mut Turn<'_>, command: &[String]) -> Exec;
+}
+
+/// The model that a container runs.
+///
+/// # Errors
+/// There is none of that name.
+pub(super) fn make(pod: &Value, container: &str) -> Result<Box<dyn Model>, String> {
+    match knob(pod, container, "model").unwrap_or("idle") {
+        "idle" => Ok(Box::new(idle::Idle::default())),
+        "batch" => Ok(Box::new(batch::Batch::default())),
+        other => Err(format!("not rehearsable: there is no model `{other}`")),
+    }
+}
+
+/// Commands that every model's container has.
+pub(super) fn common(command: &[String]) -> Exec {
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let done = |stdout: String, code| Exec::Done { stdout: stdout.into_bytes(), stderr: Vec::new(), code };
+    match words.as_slice() {
+        ["true" | "/bin/true"] => done(String::new(), 0),
+        ["false" | "/bin/false"] => done(String::new(), 1),
+        ["echo", rest @ ..] => done(format!("{}\n", rest.join(" ")), 0),
+        _ => Exec::NotRehearsable(format!("not rehearsable: the model has no answer to {words:?}")),
+    }
+}
+
+/// What an `exec` probe comes to.
+pub(super) fn probed(exec: Exec) -> Result<(), String> {
+    match exec {
+        Exec::Done { code: 0, .. } => Ok(()),
+        Exec::Done { stdout, stderr, .. } => {
+            Err([stdout, stderr].iter().map(|b| String::from_utf8_lossy(b).into_owned()).collect::<Vec<_>>().concat())
+        }
+        Exec::NotRehearsable(why) => Err(why),
+    }
+}
