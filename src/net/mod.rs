@@ -13,6 +13,7 @@ use std::{
     sync::Arc,
 };
 
+use futures::future::BoxFuture;
 use hickory_resolver::{
     TokioResolver,
     config::{LookupIpStrategy, ResolveHosts, ResolverConfig},
@@ -90,17 +91,30 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 /// A connection made by a [`Dialer`].
 pub type Stream = Box<dyn Io>;
 
-/// Who opens connections. One variant now; a rehearsal's virtual network will be another.
+/// A network that is not this machine's: that of a sandbox.
+pub trait Network: Send + Sync {
+    /// What it is called in messages for programmers.
+    fn name(&self) -> String;
+    /// The addresses of a name that is no address.
+    fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, NetError>>;
+    /// Opens a connection to an address.
+    fn connect(&self, to: SocketAddr) -> BoxFuture<'_, Result<Stream, NetError>>;
+}
+
+/// Who opens connections.
 #[derive(Clone)]
 pub enum Dialer {
     /// This machine's network.
     Host(HostDialer),
+    /// Another one.
+    Other(Arc<dyn Network>),
 }
 
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Host(_) => f.write_str("Dialer::Host"),
+            Self::Other(network) => write!(f, "Dialer::Other({})", network.name()),
         }
     }
 }
@@ -165,10 +179,12 @@ impl Dialer {
         if bare.eq_ignore_ascii_case("localhost") {
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
-        let Self::Host(own) = self;
-        let mut found: Vec<IpAddr> = match own.resolver.lookup_ip(bare).await {
-            Ok(found) => found.iter().collect(),
-            Err(error) => return Err(own.unresolved(bare, &error)),
+        let mut found: Vec<IpAddr> = match self {
+            Self::Host(own) => match own.resolver.lookup_ip(bare).await {
+                Ok(found) => found.iter().collect(),
+                Err(error) => return Err(own.unresolved(bare, &error)),
+            },
+            Self::Other(network) => network.resolve(bare).await?,
         };
         found.sort_by_key(IpAddr::is_ipv6);
         if found.is_empty() { Err(NetError::peer(format!("look up {bare}: no address"))) } else { Ok(found) }
@@ -181,7 +197,15 @@ impl Dialer {
     pub async fn connect(&self, host: &str, port: u16) -> Result<Stream, NetError> {
         let mut last = None;
         for address in self.resolve(host).await? {
-            match TcpStream::connect(SocketAddr::new(address, port)).await {
+            let to = SocketAddr::new(address, port);
+            if let Self::Other(network) = self {
+                match network.connect(to).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = Some(error),
+                }
+                continue;
+            }
+            match TcpStream::connect(to).await {
                 Ok(stream) => {
                     // Requests are small and their latency is what is measured.
                     stream.set_nodelay(true).map_err(|error| NetError::io("set TCP_NODELAY", &error))?;
@@ -196,9 +220,11 @@ impl Dialer {
     /// Opens a TLS connection over TCP, verified against this machine's root certificates.
     ///
     /// # Errors
-    /// That of [`Dialer::connect`], of the handshake, or that this machine has no root certificates.
+    /// That of [`Dialer::connect`], of the handshake, that this machine has no root certificates, or that the network has no TLS.
     pub async fn connect_tls(&self, host: &str, port: u16) -> Result<Stream, NetError> {
-        let Self::Host(own) = self;
+        let Self::Host(own) = self else {
+            return Err(NetError::own(format!("not rehearsable: TLS to {host}:{port}")));
+        };
         let connector = own.roots.connector()?;
         let stream = self.connect(host, port).await?;
         tls::handshake(&connector, host, stream).await

@@ -12,8 +12,11 @@ use super::{
     Sandbox, bootstrap,
     control::{self, Control, Item},
     model::Signal,
+    net::{Net, Place},
     node::{NodeState, Nodes},
+    program::{Hosting, Truth},
 };
+use crate::net::Dialer;
 
 /// How a cluster's controllers are set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +88,8 @@ impl Sandbox {
         let core = &self.server.core;
         let made = self.cluster.get_or_init(|| {
             let cluster = Arc::new(Cluster::new(options, core.seed));
+            let net = Arc::new(Net::new(&self.server, &cluster));
+            cluster.lock().nodes.hosting = Some(Arc::new(Hosting::new(&self.server, &cluster, net)));
             {
                 let mut state = core.lock();
                 bootstrap::cluster(&mut state);
@@ -136,6 +141,25 @@ impl Sandbox {
         let missing = || NotRunning { pod: format!("{namespace}/{pod}"), container: container.to_owned() };
         cluster.poke(items.ok_or_else(missing)?);
         Ok(())
+    }
+
+    /// The network as a pod of this namespace has it whose node is never lost; or, without one, as a machine outside of the cluster
+    /// has it, which can reach nothing in it.
+    pub fn dialer(&self, namespace: Option<&str>) -> Dialer {
+        let cluster = self.cluster();
+        let hosting = cluster.lock().nodes.hosting.clone();
+        match (hosting, namespace) {
+            (Some(hosting), Some(namespace)) => hosting.net.dialer(Place::within(namespace)),
+            (Some(hosting), None) => hosting.net.dialer(Place::outside()),
+            // It has ended.
+            (None, _) => Net::ended(),
+        }
+    }
+
+    /// What models have noted to be so, in order: for those who check what was measured.
+    pub fn truth(&self) -> Vec<Truth> {
+        let hosting = self.cluster().lock().nodes.hosting.clone();
+        hosting.map(|hosting| hosting.truths()).unwrap_or_default()
     }
 
     /// How often controllers and kubelets had something to do so far: what an idle cluster costs.

@@ -18,12 +18,15 @@ mod defaults;
 mod delete;
 mod discovery;
 mod fields;
+mod gate;
 mod kinds;
 mod kubelet;
 mod managed;
 mod model;
+mod net;
 mod node;
 mod patch;
+mod program;
 mod quantity;
 mod rbac;
 mod read;
@@ -47,6 +50,7 @@ pub use cluster::{ClusterOptions, NotRunning};
 pub use kubelet::{ExecAsk, ExecEnd, Kubelets, LogAsk};
 pub use model::Signal;
 pub use node::NodeState;
+pub use program::Truth;
 pub use weather::Weather;
 
 /// How a sandbox begins.
@@ -114,6 +118,9 @@ impl Sandbox {
 
     /// Ends all connections and sessions and waits for their tasks. Clients get their connections refused from then on.
     pub async fn stop(&self) {
+        if let Some(cluster) = self.cluster.get() {
+            cluster.lock().nodes.drop_all();
+        }
         self.server.stop().await;
     }
 }

@@ -11,13 +11,19 @@
 //! **Adding one:** a file here with its struct, and a line in [`make`].
 
 mod batch;
+mod echo;
 mod idle;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use serde_json::Value;
 
-use super::control::look;
+use super::{
+    control::look,
+    core::text,
+    gate::Gate,
+    program::{Hosted, Hosting, Program},
+};
 
 /// The prefix of the annotations that choose and tune models.
 const PREFIX: &str = "sandbox.firedrill.dev/";
@@ -74,6 +80,15 @@ pub(super) struct Log {
     pub(super) lines: VecDeque<(i64, String)>,
 }
 
+impl Log {
+    pub(super) fn add(&mut self, at_us: i64, line: String) {
+        self.lines.push_back((at_us, line));
+        if self.lines.len() > LOG_LINES {
+            self.lines.pop_front();
+        }
+    }
+}
+
 /// What a model sees when it is its turn.
 pub(super) struct Turn<'a> {
     /// Now, in microseconds since the Unix epoch.
@@ -89,10 +104,7 @@ pub(super) struct Turn<'a> {
 impl Turn<'_> {
     /// Writes a line to the container's log.
     pub(super) fn say(&mut self, line: &str) {
-        self.log.lines.push_back((self.now_us, line.to_owned()));
-        if self.log.lines.len() > LOG_LINES {
-            self.log.lines.pop_front();
-        }
+        self.log.add(self.now_us, line.to_owned());
     }
 
     /// A knob: the container's own, or that of the pod.
@@ -105,13 +117,27 @@ impl Turn<'_> {
     /// # Errors
     /// It is none.
     pub(super) fn duration(&self, name: &str) -> Result<Option<i64>, String> {
-        let Some(text) = self.knob(name) else { return Ok(None) };
-        let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|d| i64::try_from(d.as_micros()).ok()).filter(|us| *us >= 0);
-        parsed.map(Some).ok_or_else(|| format!("annotation {PREFIX}{name}: `{text}` is no duration such as 30s"))
+        self.knob(name).map(|text| parse_duration(name, text)).transpose()
     }
 }
 
-fn knob<'a>(pod: &'a Value, container: &str, name: &str) -> Option<&'a str> {
+/// A knob's duration in microseconds.
+///
+/// # Errors
+/// It is none.
+pub(super) fn parse_duration(name: &str, text: &str) -> Result<i64, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|d| i64::try_from(d.as_micros()).ok()).filter(|us| *us >= 0);
+    parsed.ok_or_else(|| format!("annotation {PREFIX}{name}: `{text}` is no duration such as 30s"))
+}
+
+/// What a Secret's field holds, if that is text.
+pub(super) fn unbase64(content: &str) -> Option<String> {
+    use base64::Engine as _;
+    String::from_utf8(base64::engine::general_purpose::STANDARD.decode(content).ok()?).ok()
+}
+
+/// A knob of a pod: the container's own, or that of all its containers.
+pub(super) fn knob<'a>(pod: &'a Value, container: &str, name: &str) -> Option<&'a str> {
     let own = look::annotation(pod, &format!("{PREFIX}{name}.{container}"));
     let found = if own.is_empty() { look::annotation(pod, &format!("{PREFIX}{name}")) } else { own };
     (!found.is_empty()).then_some(found)
@@ -135,19 +161,58 @@ pub(super) trait Model: Send {
     fn probe(&mut self, turn: &mut Turn<'_>, probe: &Probe) -> Result<(), String>;
     /// A command that somebody runs in the container.
     fn exec(&mut self, turn: &mut Turn<'_>, command: &[String]) -> Exec;
+    /// Before it begins it learns its node and its pod's address.
+    fn place(&mut self, _node: &str, _address: &str) {}
+    /// It wants a turn now though it has not asked for one.
+    fn due(&self) -> bool {
+        false
+    }
+    /// Moves what it has written meanwhile into the log.
+    fn drain(&mut self, _log: &mut Log) {}
+    /// What holds it, if something of it moves outside of its turns.
+    fn gate(&self) -> Option<&Gate> {
+        None
+    }
+    /// The program, if it is one.
+    fn hosted(&self) -> Option<&Hosted> {
+        None
+    }
 }
 
-/// The model that a container runs.
+/// The model that a container runs: as the annotations of its pod say, else as those of its namespace say for its image
+/// (`sandbox.firedrill.dev/images: "postgres-ha=postgres-tools web=web"`, by the last part of the image's path without tag), else `idle`.
 ///
 /// # Errors
 /// There is none of that name.
-pub(super) fn make(pod: &Value, container: &str) -> Result<Box<dyn Model>, String> {
-    match knob(pod, container, "model").unwrap_or("idle") {
-        "idle" => Ok(Box::new(idle::Idle::default())),
-        "batch" => Ok(Box::new(batch::Batch::default())),
-        other => Err(format!("not rehearsable: there is no model `{other}`")),
-    }
+pub(super) fn make(pod: &Value, container: &Value, images: &str, hosting: Option<&Arc<Hosting>>) -> Result<Box<dyn Model>, String> {
+    let name = text(container, "/name");
+    let chosen = knob(pod, name, "model").unwrap_or_else(|| of_image(text(container, "/image"), images).unwrap_or("idle"));
+    let program = match chosen {
+        "idle" => return Ok(Box::new(idle::Idle::default())),
+        "batch" => return Ok(Box::new(batch::Batch::default())),
+        other => program(other).ok_or_else(|| format!("not rehearsable: there is no model `{other}`"))?,
+    };
+    let hosting = hosting.ok_or_else(|| format!("model `{chosen}` needs a cluster around it"))?;
+    Ok(Box::new(Hosted::new(program, Arc::clone(hosting))))
 }
+
+/// The programs.
+fn program(name: &str) -> Option<Arc<dyn Program>> {
+    Some(match name {
+        "echo" => Arc::new(echo::Echo),
+        _ => return None,
+    })
+}
+
+/// What a namespace says about an image.
+fn of_image<'a>(image: &str, images: &'a str) -> Option<&'a str> {
+    let last = image.rsplit('/').next().unwrap_or_default();
+    let last = last.split(['@', ':']).next().unwrap_or_default();
+    images.split_whitespace().filter_map(|pair| pair.split_once('=')).find(|(of, _)| *of == last).map(|(_, model)| model)
+}
+
+/// The annotation of a namespace that chooses models by image.
+pub(super) const IMAGES: &str = "sandbox.firedrill.dev/images";
 
 /// Commands that every model's container has.
 pub(super) fn common(command: &[String]) -> Exec {

@@ -6,7 +6,9 @@ use super::{
     super::{
         control::look::{SECOND, draw, mix},
         core::text,
+        gate::Gate,
         model::{self, Exec, Log, Model, Next, Signal, Turn},
+        program::{Hosted, Hosting},
     },
     probe::{Watch, Which},
 };
@@ -53,6 +55,14 @@ pub(super) struct Process {
     /// It was asked to end, and is killed then.
     pub(super) kill_at: Option<i64>,
     probes: Vec<Watch>,
+}
+
+impl Process {
+    fn gate(&self, with: impl FnOnce(&Gate)) {
+        if let Some(gate) = self.model.gate() {
+            with(gate);
+        }
+    }
 }
 
 impl std::fmt::Debug for Process {
@@ -104,9 +114,20 @@ pub(super) struct Around<'a> {
     pub(super) images: &'a mut std::collections::BTreeSet<String>,
     /// Why it cannot be configured: a Secret that it needs is not there.
     pub(super) unset: Option<String>,
+    /// What the namespace says of images.
+    pub(super) models: &'a str,
+    pub(super) hosting: Option<&'a std::sync::Arc<Hosting>>,
+    pub(super) node: &'a str,
+    pub(super) address: &'a str,
     pub(super) now: i64,
     /// Events to tell: type, reason, message.
     pub(super) events: &'a mut Vec<(&'static str, &'static str, String)>,
+}
+
+impl<'a> Around<'a> {
+    fn turn<'t>(&'t self, container: &'t str, log: &'t mut Log) -> Turn<'t> {
+        Turn { now_us: self.now, pod: self.pod, container, disk_full: self.disk_full, log }
+    }
 }
 
 impl Container {
@@ -211,7 +232,7 @@ impl Container {
             self.wait("CreateContainerConfigError", why, now + RETRY_US, true);
             return None;
         }
-        let mut model = match model::make(around.pod, &self.name) {
+        let mut model = match model::make(around.pod, around.spec, around.models, around.hosting) {
             Ok(model) => model,
             Err(why) => {
                 self.wait("CreateContainerError", why, now + RETRY_US, true);
@@ -219,7 +240,8 @@ impl Container {
             }
         };
         self.previous = std::mem::take(&mut self.log);
-        let mut turn = Turn { now_us: now, pod: around.pod, container: &self.name, disk_full: around.disk_full, log: &mut self.log };
+        model.place(around.node, around.address);
+        let mut turn = around.turn(&self.name, &mut self.log);
         let next = match model.start(&mut turn) {
             Ok(next) => next,
             Err(why) => {
@@ -279,9 +301,10 @@ impl Container {
             self.end(137, now);
             return None;
         }
-        if !process.held && process.next.is_some_and(|at| at <= now) {
+        process.model.drain(&mut self.log);
+        if !process.held && (process.next.is_some_and(|at| at <= now) || process.model.due()) {
             process.next = None;
-            let mut turn = Turn { now_us: now, pod: around.pod, container: &self.name, disk_full: around.disk_full, log: &mut self.log };
+            let mut turn = around.turn(&self.name, &mut self.log);
             let next = process.model.turn(&mut turn);
             self.follow(next, now);
         }
@@ -307,7 +330,7 @@ impl Container {
             if !counts || watch.due > now || !watch.answers(process.held) {
                 continue;
             }
-            let mut turn = Turn { now_us: now, pod: around.pod, container: &self.name, disk_full: around.disk_full, log: &mut self.log };
+            let mut turn = around.turn(&self.name, &mut self.log);
             let answer =
                 if process.held { Err("context deadline exceeded".to_owned()) } else { process.model.probe(&mut turn, &watch.probe) };
             let changed = watch.result(answer.is_ok(), now);
@@ -359,7 +382,7 @@ impl Container {
             && !process.held
         {
             let command: Vec<String> = command.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-            let mut turn = Turn { now_us: now, pod: around.pod, container: &self.name, disk_full: around.disk_full, log: &mut self.log };
+            let mut turn = around.turn(&self.name, &mut self.log);
             if let Exec::NotRehearsable(why) = process.model.exec(&mut turn, &command) {
                 around.events.push(("Warning", "FailedPreStopHook", format!("PreStopHook failed: {why}")));
             }
@@ -383,10 +406,14 @@ impl Container {
         let Phase::Running(process) = &mut self.phase else { return false };
         match signal {
             Signal::Kill => self.end(137, now),
-            Signal::Stop => process.held = true,
+            Signal::Stop => {
+                process.held = true;
+                process.gate(|gate| gate.stop(true));
+            }
             Signal::Term => self.term(pod, disk_full, now),
             Signal::Continue => {
                 process.held = false;
+                process.gate(|gate| gate.stop(false));
                 // Times that have passed meanwhile are due now.
                 process.next = process.next.map(|at| at.max(now));
                 if std::mem::take(&mut process.pending_term) {
@@ -395,6 +422,25 @@ impl Container {
             }
         }
         true
+    }
+
+    /// Its node freezes or goes on.
+    pub(super) fn freeze_node(&mut self, frozen: bool) {
+        if let Phase::Running(process) = &self.phase {
+            process.gate(|gate| gate.freeze_node(frozen));
+        }
+    }
+
+    /// The program that it runs, if it is one.
+    pub(super) fn hosted(&self) -> Option<&Hosted> {
+        if let Phase::Running(process) = &self.phase { process.model.hosted() } else { None }
+    }
+
+    /// Its log, with what it has written until now.
+    pub(super) fn fetch_log(&mut self) {
+        if let Phase::Running(process) = &mut self.phase {
+            process.model.drain(&mut self.log);
+        }
     }
 
     /// A command in it.
@@ -416,7 +462,8 @@ impl Container {
     }
 
     fn end(&mut self, code: i32, now: i64) {
-        let Phase::Running(process) = &self.phase else { return };
+        let Phase::Running(process) = &mut self.phase else { return };
+        process.model.drain(&mut self.log);
         let reason = if code == 0 { "Completed" } else { "Error" };
         let end = End { code, reason, started: process.started, ended: now, id: process.id.clone() };
         (self.ready, self.started) = (false, false);

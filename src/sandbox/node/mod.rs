@@ -11,6 +11,7 @@ mod report;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
+    sync::Arc,
 };
 
 use serde_json::{Value, json};
@@ -25,6 +26,7 @@ use super::{
     },
     core::{State, as_map, meta, seconds, text},
     model::Signal,
+    program::Hosting,
     store::Key,
 };
 
@@ -61,6 +63,8 @@ pub(super) struct Machine {
     next_lease: i64,
     /// When the status was reported last.
     reported: Option<i64>,
+    /// Where programs run.
+    pub(super) hosting: Option<Arc<Hosting>>,
 }
 
 impl Machine {
@@ -84,13 +88,15 @@ impl Machine {
 #[derive(Debug)]
 pub(super) struct Nodes {
     seed: u64,
+    /// Where programs run: there as soon as the cluster is.
+    pub(super) hosting: Option<Arc<Hosting>>,
     machines: BTreeMap<String, Machine>,
     runs: BTreeMap<(Key, String), Run>,
 }
 
 impl Nodes {
     pub(super) fn new(seed: u64) -> Self {
-        Self { seed, machines: BTreeMap::new(), runs: BTreeMap::new() }
+        Self { seed, hosting: None, machines: BTreeMap::new(), runs: BTreeMap::new() }
     }
 
     /// Whether a node's kubelet is one of these.
@@ -125,6 +131,7 @@ impl Nodes {
             // Kubelets do not beat in step.
             next_lease: state.now_us + draw(self.seed, &["lease", name], 0, LEASE_EVERY_US),
             reported: Some(state.now_us),
+            hosting: self.hosting.clone(),
         };
         let node = describe(&machine, name, &state.now());
         self.machines.insert(name.to_owned(), machine);
@@ -178,7 +185,7 @@ impl Nodes {
             let message = "The node was low on resource: ephemeral-storage.";
             run.evict(message);
             let user = format!("system:node:{name}");
-            let pod = std::sync::Arc::clone(&run.pod);
+            let pod = Arc::clone(&run.pod);
             state.tell(by(&user), ("v1", "Pod", &pod.value), "Warning", "Evicted", message);
         }
         // Its status changes, and so it is looked at again whenever it has to be.
@@ -195,7 +202,7 @@ impl Nodes {
                 // What has ended before this kubelet knew it is not begun again.
                 let over = look::ended(&pod.value) && !look::deleting(&pod.value);
                 if !over {
-                    self.runs.insert((key.clone(), uid), Run::new(node, std::sync::Arc::clone(pod), now));
+                    self.runs.insert((key.clone(), uid), Run::new(node, Arc::clone(pod), now));
                 }
             }
         }
@@ -248,6 +255,12 @@ impl Nodes {
     pub(super) fn set(&mut self, name: &str, to: NodeState, now: i64) -> Option<Vec<Item>> {
         let machine = self.machines.get_mut(name)?;
         let from = std::mem::replace(&mut machine.state, to);
+        for run in self.runs.values_mut().filter(|run| run.node == name) {
+            run.freeze_node(to == NodeState::Frozen);
+        }
+        if let Some(hosting) = &self.hosting {
+            hosting.net.set_node(name, to == NodeState::Up);
+        }
         if from == NodeState::Frozen && to != NodeState::Frozen {
             // Clocks went on while nothing moved.
             machine.next_lease = now;
@@ -281,6 +294,23 @@ impl Nodes {
             hit |= run.signal(container, signal, now);
         }
         hit.then(|| vec![(Who::Kubelet, key)])
+    }
+
+    /// Nothing can be written to a node's disk.
+    pub(super) fn disk_full(&self, name: &str) -> bool {
+        self.machines.get(name).is_some_and(|machine| machine.disk_full)
+    }
+
+    /// The node on which a pod has an address, if one has it.
+    pub(super) fn holder(&self, address: &str) -> Option<&str> {
+        self.runs.values().find(|run| run.address == address).map(|run| run.node.as_str())
+    }
+
+    /// Ends everything that runs at once: the sandbox ends.
+    pub(super) fn drop_all(&mut self) {
+        self.runs.clear();
+        self.hosting = None;
+        self.machines.values_mut().for_each(|machine| machine.hosting = None);
     }
 
     /// A pod that runs, by uid.

@@ -9,7 +9,8 @@ use super::{
     super::{
         control::look::{self, SECOND, draw, items, number},
         core::{State, text},
-        model::{Exec, Log, Signal},
+        model::{Exec, IMAGES, Log, Signal},
+        program::Hosted,
         store::Stored,
     },
     Machine,
@@ -58,6 +59,8 @@ pub(super) struct Run {
     pub(super) reported: Option<u64>,
     /// Something has changed since the last report.
     pub(super) changed: bool,
+    /// What its namespace says of images, as last heard.
+    models: Arc<str>,
 }
 
 /// No more events than this wait for a node to come back.
@@ -78,6 +81,7 @@ impl Run {
             events: Vec::new(),
             reported: None,
             changed: true,
+            models: Arc::from(""),
             pod,
         };
         run.add_containers();
@@ -180,6 +184,13 @@ impl Run {
 
     /// Gets on as far as it can without waiting. When it wants to go on.
     pub(super) fn tick(&mut self, seed: u64, api: Option<&State>, machine: &mut Machine, now: i64) -> Option<i64> {
+        if let Some(state) = api {
+            let namespace = state.peek("", "namespaces", "", text(&self.pod.value, "/metadata/namespace"));
+            let said = namespace.map_or("", |namespace| look::annotation(&namespace.value, IMAGES));
+            if *self.models != *said {
+                self.models = Arc::from(said);
+            }
+        }
         if let Some(secs) = number(&self.pod.value, "/spec/activeDeadlineSeconds")
             && self.cut.is_none()
             && self.since + secs * SECOND <= now
@@ -231,11 +242,12 @@ impl Run {
     /// Starts containers in their order, and lets those that run have their turn.
     fn containers_on(&mut self, seed: u64, api: Option<&State>, machine: &mut Machine, now: i64) -> Option<i64> {
         let pod = Arc::clone(&self.pod);
+        let models = Arc::clone(&self.models);
         let grace = grace(&pod.value);
         let mut next: Option<i64> = None;
         let mut blocked = false;
         for n in 0..self.containers.len() {
-            let Self { containers, uid, events, .. } = self;
+            let Self { containers, uid, events, node, address, .. } = self;
             let container = &mut containers[n];
             if blocked && container.role != Role::Ephemeral {
                 continue;
@@ -251,6 +263,10 @@ impl Run {
                 disk_full: machine.disk_full,
                 images: &mut machine.images,
                 unset: if container.running() { None } else { api.and_then(|state| unset(state, &pod.value, spec)) },
+                models: &models,
+                hosting: machine.hosting.as_ref(),
+                node,
+                address,
                 now,
                 events,
             };
@@ -272,6 +288,7 @@ impl Run {
     /// Ends what still runs: first the containers, then the sidecars in reverse order.
     fn wind_up(&mut self, seed: u64, machine: &mut Machine, now: i64) -> Option<i64> {
         let pod = Arc::clone(&self.pod);
+        let models = Arc::clone(&self.models);
         let by = match (self.stopping, &self.cut) {
             (Some((_, by)), _) => by,
             // An eviction for want of room does not wait.
@@ -283,7 +300,7 @@ impl Run {
         order.extend((0..self.containers.len()).rev().filter(|n| self.containers[*n].role == Role::Sidecar));
         for n in order {
             let others = self.containers.iter().any(|c| c.role != Role::Sidecar && c.running());
-            let Self { containers, uid, events, .. } = self;
+            let Self { containers, uid, events, node, address, .. } = self;
             let container = &mut containers[n];
             if !container.running() {
                 continue;
@@ -299,6 +316,10 @@ impl Run {
                 disk_full: machine.disk_full,
                 images: &mut machine.images,
                 unset: None,
+                models: &models,
+                hosting: machine.hosting.as_ref(),
+                node,
+                address,
                 now,
                 events,
             };
@@ -336,6 +357,16 @@ impl Run {
         hit
     }
 
+    /// Its node freezes or goes on.
+    pub(super) fn freeze_node(&mut self, frozen: bool) {
+        self.containers.iter_mut().for_each(|container| container.freeze_node(frozen));
+    }
+
+    /// The program of a container, if it is one and runs.
+    pub(super) fn hosted(&self, container: &str) -> Option<&Hosted> {
+        self.containers.iter().find(|c| c.name == container)?.hosted()
+    }
+
     /// A command in a container. None: it does not run.
     pub(super) fn exec(&mut self, container: &str, command: &[String], disk_full: bool, now: i64) -> Option<Exec> {
         let pod = Arc::clone(&self.pod);
@@ -346,7 +377,8 @@ impl Run {
     ///
     /// # Errors
     /// There is none, in the kubelet's words.
-    pub(super) fn log(&self, container: &str, previous: bool) -> Result<&Log, String> {
+    pub(super) fn log(&mut self, container: &str, previous: bool) -> Result<&Log, String> {
+        self.containers.iter_mut().for_each(Container::fetch_log);
         let pod = text(&self.pod.value, "/metadata/name");
         let found = self.containers.iter().find(|c| c.name == container);
         let Some(found) = found else { return Err(format!("container {container:?} in pod {pod:?} is not available")) };

@@ -34,14 +34,29 @@ impl Kubelets for Reach {
     fn exec(&self, ask: ExecAsk) -> BoxFuture<'static, ExecEnd> {
         let now = self.clock.now().wall_us;
         let (key, uid) = identity(&ask.pod);
-        let answer = {
-            let mut inner = self.cluster.lock();
-            let found = inner.nodes.run_mut(&key, &uid);
-            found.and_then(|(run, machine)| run.exec(&ask.container, &ask.command, machine.disk_full, now))
+        let container = ask.container.clone();
+        let mut inner = self.cluster.lock();
+        let Some((run, machine)) = inner.nodes.run_mut(&key, &uid) else {
+            return std::future::ready(ExecEnd::Failed(format!("container not found (\"{container}\")"))).boxed();
         };
+        if let Some(hosted) = run.hosted(&container) {
+            let command = hosted.command(ask);
+            drop(inner);
+            return async move {
+                let ended = match command {
+                    Some(command) => command.await,
+                    None => None,
+                };
+                // Its container has ended, and it with it.
+                ended.unwrap_or(ExecEnd::Exit(137))
+            }
+            .boxed();
+        }
+        let answer = run.exec(&container, &ask.command, machine.disk_full, now);
+        drop(inner);
         self.cluster.poke([(Who::Kubelet, key)]);
         async move {
-            let ExecAsk { container, mut stdout, mut stderr, .. } = ask;
+            let ExecAsk { mut stdout, mut stderr, .. } = ask;
             match answer {
                 None => ExecEnd::Failed(format!("container not found (\"{container}\")")),
                 Some(Exec::NotRehearsable(why)) => ExecEnd::Failed(why),

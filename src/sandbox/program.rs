@@ -1,0 +1,484 @@
+//! Programs: models that are ordinary asynchronous code, with a network, a volume and the API server as a container has them.
+//!
+//! Those that only wait and answer are stepped by the kubelet ([`super::model::Model`]); what talks to others is a [`Program`].
+//! The kubelet hosts one as it hosts any model ([`Hosted`]): it starts it, asks its probes, signals it and drops it.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    cluster::Cluster,
+    control::{Who, look},
+    core::text,
+    gate::{Gate, Gated},
+    kubelet::{ExecAsk, ExecEnd},
+    model::{self, Exec, Log, Model, Next, Probe, Turn},
+    net::{Listener, Net, Place},
+    store::Key,
+    transport::Server,
+};
+use crate::{clock::Clock, net::Dialer};
+
+/// A container's process, as asynchronous code.
+pub(in crate::sandbox) trait Program: Send + Sync {
+    /// From its start to its end by itself; gives the exit code. It is dropped on SIGKILL, and not polled while it is frozen.
+    /// SIGTERM cancels [`Env::terminated`]; one that does not end then is killed after its grace.
+    fn run(self: Arc<Self>, env: Env) -> BoxFuture<'static, i32>;
+
+    /// A probe of the kubelet, answered at once.
+    ///
+    /// # Errors
+    /// It fails, with the kubelet's words.
+    fn probe(&self, probe: &Probe) -> Result<(), String>;
+
+    /// A command in its container. It is held as the program itself is.
+    fn exec(self: Arc<Self>, env: Env, ask: ExecAsk) -> BoxFuture<'static, ExecEnd>;
+}
+
+/// Something that is so, whatever anybody has measured: what checkers compare results with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Truth {
+    /// When, in microseconds since the Unix epoch, by the sandbox's wall clock.
+    pub at_us: i64,
+    /// The pod that knows, `namespace/name`.
+    pub pod: String,
+    /// What kind of fact.
+    pub what: String,
+    /// The fact.
+    pub fact: Value,
+}
+
+/// The most facts that are kept.
+const TRUTHS: usize = 1_000_000;
+/// How many lines wait for the kubelet to fetch them.
+const LINES: usize = 10_000;
+
+/// What the programs of a cluster have in common.
+#[derive(Debug)]
+pub(in crate::sandbox) struct Hosting {
+    pub(in crate::sandbox) server: Weak<Server>,
+    pub(in crate::sandbox) cluster: Weak<Cluster>,
+    pub(in crate::sandbox) clock: Clock,
+    pub(in crate::sandbox) seed: u64,
+    pub(in crate::sandbox) net: Arc<Net>,
+    volumes: Mutex<BTreeMap<String, Arc<Volume>>>,
+    truths: Mutex<Vec<Truth>>,
+}
+
+impl Hosting {
+    pub(in crate::sandbox) fn new(server: &Arc<Server>, cluster: &Arc<Cluster>, net: Arc<Net>) -> Self {
+        Self {
+            server: Arc::downgrade(server),
+            cluster: Arc::downgrade(cluster),
+            clock: server.core.clock.clone(),
+            seed: server.core.seed,
+            net,
+            volumes: Mutex::default(),
+            truths: Mutex::default(),
+        }
+    }
+
+    /// All facts so far, in order.
+    pub(in crate::sandbox) fn truths(&self) -> Vec<Truth> {
+        lock(&self.truths).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The contents of a volume: named things of whatever type the models that share it agree on.
+#[derive(Default)]
+pub(in crate::sandbox) struct Volume(Mutex<BTreeMap<String, Arc<dyn Any + Send + Sync>>>);
+
+impl fmt::Debug for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(lock(&self.0).keys()).finish()
+    }
+}
+
+impl Volume {
+    /// What is there under a name; made if there is nothing, or something of another type.
+    pub(in crate::sandbox) fn get_or_init<T: Send + Sync + 'static>(&self, name: &str, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut all = lock(&self.0);
+        if let Some(found) = all.get(name).and_then(|found| Arc::clone(found).downcast().ok()) {
+            return found;
+        }
+        let made = Arc::new(make());
+        all.insert(name.to_owned(), Arc::clone(&made) as Arc<dyn Any + Send + Sync>);
+        made
+    }
+
+    /// What is there under a name, if it is of that type.
+    pub(in crate::sandbox) fn get<T: Send + Sync + 'static>(&self, name: &str) -> Option<Arc<T>> {
+        lock(&self.0).get(name).and_then(|found| Arc::clone(found).downcast().ok())
+    }
+
+    /// Names of all that is there.
+    pub(in crate::sandbox) fn names(&self) -> Vec<String> {
+        lock(&self.0).keys().cloned().collect()
+    }
+
+    /// Takes something away. True: it was there.
+    pub(in crate::sandbox) fn remove(&self, name: &str) -> bool {
+        lock(&self.0).remove(name).is_some()
+    }
+
+    /// Takes everything away.
+    pub(in crate::sandbox) fn clear(&self) {
+        lock(&self.0).clear();
+    }
+}
+
+/// Of one run of a container.
+struct Own {
+    hosting: Arc<Hosting>,
+    pod: Value,
+    container: String,
+    node: String,
+    ip: String,
+    seed: u64,
+    dialer: Dialer,
+    gate: Arc<Gate>,
+    terminated: CancellationToken,
+    tasks: Mutex<JoinSet<()>>,
+    lines: Mutex<Vec<(i64, String)>>,
+    ended: Mutex<Option<i32>>,
+}
+
+/// A program's surroundings. Clones share them.
+#[derive(Clone)]
+pub(in crate::sandbox) struct Env(Arc<Own>);
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Env").field("pod", &self.name()).field("container", &self.0.container).finish_non_exhaustive()
+    }
+}
+
+impl Env {
+    /// Its pod as it was when the container started.
+    pub(in crate::sandbox) fn pod(&self) -> &Value {
+        &self.0.pod
+    }
+
+    /// The pod's namespace.
+    pub(in crate::sandbox) fn namespace(&self) -> &str {
+        text(&self.0.pod, "/metadata/namespace")
+    }
+
+    /// The pod's name.
+    pub(in crate::sandbox) fn name(&self) -> &str {
+        text(&self.0.pod, "/metadata/name")
+    }
+
+    /// The pod's uid.
+    pub(in crate::sandbox) fn uid(&self) -> &str {
+        text(&self.0.pod, "/metadata/uid")
+    }
+
+    /// Its node.
+    pub(in crate::sandbox) fn node(&self) -> &str {
+        &self.0.node
+    }
+
+    /// The container's name.
+    pub(in crate::sandbox) fn container(&self) -> &str {
+        &self.0.container
+    }
+
+    /// The pod's address.
+    pub(in crate::sandbox) fn ip(&self) -> &str {
+        &self.0.ip
+    }
+
+    /// What everything random in this run of the container follows from.
+    pub(in crate::sandbox) fn seed(&self) -> u64 {
+        self.0.seed
+    }
+
+    /// The sandbox's clock.
+    pub(in crate::sandbox) fn clock(&self) -> &Clock {
+        &self.0.hosting.clock
+    }
+
+    /// Now, in microseconds since the Unix epoch.
+    pub(in crate::sandbox) fn now_us(&self) -> i64 {
+        self.0.hosting.clock.now().wall_us
+    }
+
+    /// The network as its pod has it.
+    pub(in crate::sandbox) fn dialer(&self) -> &Dialer {
+        &self.0.dialer
+    }
+
+    /// The cluster's containers, for those that act on a node from outside of their own pod.
+    pub(in crate::sandbox) fn hosting(&self) -> &Arc<Hosting> {
+        &self.0.hosting
+    }
+
+    /// The API server, as its service account. `None`: the sandbox is ending.
+    pub(in crate::sandbox) fn client(&self) -> Option<kube::Client> {
+        let account = text(&self.0.pod, "/spec/serviceAccountName");
+        let account = if account.is_empty() { "default" } else { account };
+        let user = format!("system:serviceaccount:{}:{account}", self.namespace());
+        Some(self.0.hosting.server.upgrade()?.client(&user))
+    }
+
+    /// The pod as it is now; as it was at the start if it is gone.
+    fn live_pod(&self) -> Value {
+        let server = self.0.hosting.server.upgrade();
+        let found = server.and_then(|server| server.core.lock().peek("", "pods", self.namespace(), self.name()).cloned());
+        let same = found.filter(|pod| text(&pod.value, "/metadata/uid") == self.uid());
+        same.map_or_else(|| self.0.pod.clone(), |pod| pod.value.clone())
+    }
+
+    /// A knob: the container's own, or that of the pod, as the annotations say now.
+    pub(in crate::sandbox) fn knob(&self, name: &str) -> Option<String> {
+        model::knob(&self.live_pod(), self.container(), name).map(str::to_owned)
+    }
+
+    /// A knob that is a duration.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(in crate::sandbox) fn knob_duration(&self, name: &str) -> Result<Option<Duration>, String> {
+        let Some(text) = self.knob(name) else { return Ok(None) };
+        let us = model::parse_duration(name, &text)?;
+        Ok(Some(Duration::from_micros(us.unsigned_abs())))
+    }
+
+    /// A variable of the container's environment.
+    pub(in crate::sandbox) fn var(&self, name: &str) -> Option<String> {
+        let pod = &self.0.pod;
+        let spec = look::items(pod, "/spec/containers").iter().chain(look::items(pod, "/spec/initContainers"));
+        let spec = spec.chain(look::items(pod, "/spec/ephemeralContainers")).find(|c| text(c, "/name") == self.container())?;
+        let stored = |plural: &str, of: &str, key: &str| -> Option<String> {
+            let server = self.0.hosting.server.upgrade()?;
+            let found = server.core.lock().peek("", plural, self.namespace(), of).cloned()?;
+            let content = found.value.get("data")?.get(key)?.as_str()?.to_owned();
+            if plural == "configmaps" { Some(content) } else { model::unbase64(&content) }
+        };
+        // The last of a name counts, and those named one by one before those of a whole object.
+        let one = look::items(spec, "/env").iter().rev().find(|variable| text(variable, "/name") == name);
+        if let Some(variable) = one {
+            if let Some(value) = variable.get("value").and_then(Value::as_str) {
+                return Some(value.to_owned());
+            }
+            let at = |field: &str, part: &str| text(variable, &format!("/valueFrom/{field}/{part}")).to_owned();
+            return match variable.get("valueFrom").and_then(Value::as_object).and_then(|from| from.keys().next()).map(String::as_str) {
+                Some("secretKeyRef") => stored("secrets", &at("secretKeyRef", "name"), &at("secretKeyRef", "key")),
+                Some("configMapKeyRef") => stored("configmaps", &at("configMapKeyRef", "name"), &at("configMapKeyRef", "key")),
+                Some("fieldRef") => match at("fieldRef", "fieldPath").as_str() {
+                    "status.podIP" => Some(self.ip().to_owned()),
+                    "spec.nodeName" => Some(self.node().to_owned()),
+                    path => Some(text(pod, &format!("/{}", path.replace('.', "/"))).to_owned()),
+                },
+                _ => None,
+            };
+        }
+        look::items(spec, "/envFrom").iter().rev().find_map(|source| {
+            let prefix = text(source, "/prefix");
+            let key = name.strip_prefix(prefix)?;
+            match (text(source, "/secretRef/name"), text(source, "/configMapRef/name")) {
+                (secret, _) if !secret.is_empty() => stored("secrets", secret, key),
+                (_, map) if !map.is_empty() => stored("configmaps", map, key),
+                _ => None,
+            }
+        })
+    }
+
+    /// Takes connections at a port of the pod's address from now on. A second listener of the same port takes it over.
+    pub(in crate::sandbox) fn listen(&self, port: u16) -> Listener {
+        self.0.hosting.net.listen(self.ip(), port)
+    }
+
+    /// Starts a task of the program: held with it, ended with it.
+    pub(in crate::sandbox) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let gated = self.0.gate.through(Box::pin(task));
+        let mut tasks = lock(&self.0.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            // Closed or ended: both are the end.
+            let _ = gated.await;
+        });
+    }
+
+    /// Writes a line to the container's log.
+    pub(in crate::sandbox) fn say(&self, line: &str) {
+        let mut lines = lock(&self.0.lines);
+        if lines.len() < LINES {
+            lines.push((self.now_us(), line.to_owned()));
+        }
+    }
+
+    /// Cancelled by SIGTERM.
+    pub(in crate::sandbox) fn terminated(&self) -> CancellationToken {
+        self.0.terminated.clone()
+    }
+
+    /// Nothing can be written to the node's disk.
+    pub(in crate::sandbox) fn disk_full(&self) -> bool {
+        self.0.hosting.cluster.upgrade().is_some_and(|cluster| cluster.lock().nodes.disk_full(self.node()))
+    }
+
+    /// The volume that is mounted at a path. Its contents outlive the container: they are the claim's if it is of a claim, else the
+    /// pod's. A path where nothing is mounted is the container's own and forgotten with it.
+    pub(in crate::sandbox) fn volume(&self, mount_path: &str) -> Arc<Volume> {
+        let pod = &self.0.pod;
+        let specs = ["/spec/containers", "/spec/initContainers"].iter().flat_map(|at| look::items(pod, at));
+        let mount = specs
+            .filter(|c| text(c, "/name") == self.container())
+            .flat_map(|c| look::items(c, "/volumeMounts"))
+            .find(|mount| text(mount, "/mountPath").trim_end_matches('/') == mount_path.trim_end_matches('/'));
+        let Some(name) = mount.map(|mount| text(mount, "/name")) else {
+            return self.contents(&format!("container {} {} {mount_path}", self.uid(), self.0.seed));
+        };
+        let volume = look::items(pod, "/spec/volumes").iter().find(|volume| text(volume, "/name") == name);
+        let claim = volume.map_or(String::new(), |volume| match text(volume, "/persistentVolumeClaim/claimName") {
+            "" if volume.get("ephemeral").is_some() => format!("{}-{name}", self.name()),
+            claim => claim.to_owned(),
+        });
+        if !claim.is_empty() {
+            let server = self.0.hosting.server.upgrade();
+            let found = server.and_then(|s| s.core.lock().peek("", "persistentvolumeclaims", self.namespace(), &claim).cloned());
+            if let Some(found) = found {
+                return self.contents(&format!("claim {}", text(&found.value, "/metadata/uid")));
+            }
+        }
+        self.contents(&format!("pod {} {name}", self.uid()))
+    }
+
+    fn contents(&self, key: &str) -> Arc<Volume> {
+        Arc::clone(lock(&self.0.hosting.volumes).entry(key.to_owned()).or_default())
+    }
+
+    /// Notes something that is so, for checkers.
+    pub(in crate::sandbox) fn truth(&self, what: &str, fact: Value) {
+        let mut truths = lock(&self.0.hosting.truths);
+        if truths.len() < TRUTHS {
+            let pod = format!("{}/{}", self.namespace(), self.name());
+            truths.push(Truth { at_us: self.now_us(), pod, what: what.to_owned(), fact });
+        }
+    }
+
+    fn finished(&self, code: i32) {
+        *lock(&self.0.ended) = Some(code);
+        if let Some(cluster) = self.0.hosting.cluster.upgrade() {
+            cluster.poke([(Who::Kubelet, Key(self.namespace().to_owned(), self.name().to_owned()))]);
+        }
+    }
+}
+
+/// A program as a kubelet runs it.
+pub(in crate::sandbox) struct Hosted {
+    program: Arc<dyn Program>,
+    hosting: Arc<Hosting>,
+    /// Node and address.
+    at: (String, String),
+    env: Option<Env>,
+}
+
+impl Hosted {
+    pub(in crate::sandbox) fn new(program: Arc<dyn Program>, hosting: Arc<Hosting>) -> Self {
+        Self { program, hosting, at: (String::new(), String::new()), env: None }
+    }
+
+    /// A command in the container, if the program runs.
+    pub(in crate::sandbox) fn command(&self, ask: ExecAsk) -> Option<Gated<ExecEnd>> {
+        let env = self.env.as_ref()?;
+        Some(env.0.gate.through(Arc::clone(&self.program).exec(env.clone(), ask)))
+    }
+}
+
+impl Model for Hosted {
+    fn place(&mut self, node: &str, address: &str) {
+        self.at = (node.to_owned(), address.to_owned());
+    }
+
+    fn start(&mut self, turn: &mut Turn<'_>) -> Result<Next, String> {
+        let (uid, now) = (text(turn.pod, "/metadata/uid"), turn.now_us.to_string());
+        let seed = look::mix(&[&self.hosting.seed.to_string(), uid, turn.container, &now]);
+        let (node, ip) = self.at.clone();
+        let place = Place::pod(text(turn.pod, "/metadata/namespace"), &node);
+        let env = Env(Arc::new(Own {
+            dialer: self.hosting.net.dialer(place),
+            hosting: Arc::clone(&self.hosting),
+            pod: turn.pod.clone(),
+            container: turn.container.to_owned(),
+            node,
+            ip,
+            seed,
+            gate: Arc::default(),
+            terminated: CancellationToken::new(),
+            tasks: Mutex::default(),
+            lines: Mutex::default(),
+            ended: Mutex::default(),
+        }));
+        let (program, own) = (Arc::clone(&self.program), env.clone());
+        env.spawn(async move {
+            let code = program.run(own.clone()).await;
+            own.finished(code);
+        });
+        self.env = Some(env);
+        Ok(Next::Runs(None))
+    }
+
+    fn turn(&mut self, _turn: &mut Turn<'_>) -> Next {
+        let ended = self.env.as_ref().and_then(|env| *lock(&env.0.ended));
+        ended.map_or(Next::Runs(None), Next::Ended)
+    }
+
+    fn stop(&mut self, turn: &mut Turn<'_>) -> Next {
+        if let Some(env) = &self.env {
+            env.0.terminated.cancel();
+        }
+        self.turn(turn)
+    }
+
+    fn probe(&mut self, _turn: &mut Turn<'_>, probe: &Probe) -> Result<(), String> {
+        self.program.probe(probe)
+    }
+
+    fn exec(&mut self, _turn: &mut Turn<'_>, command: &[String]) -> Exec {
+        Exec::NotRehearsable(format!("not rehearsable: the model runs {command:?} only when it is asked over the API server"))
+    }
+
+    fn due(&self) -> bool {
+        self.env.as_ref().is_some_and(|env| lock(&env.0.ended).is_some())
+    }
+
+    fn drain(&mut self, log: &mut Log) {
+        if let Some(env) = &self.env {
+            lock(&env.0.lines).drain(..).for_each(|(at, line)| log.add(at, line));
+        }
+    }
+
+    fn gate(&self) -> Option<&Gate> {
+        self.env.as_ref().map(|env| &*env.0.gate)
+    }
+
+    fn hosted(&self) -> Option<&Hosted> {
+        Some(self)
+    }
+}
+
+impl Drop for Hosted {
+    fn drop(&mut self) {
+        if let Some(env) = &self.env {
+            env.0.gate.close();
+            lock(&env.0.tasks).abort_all();
+        }
+    }
+}
