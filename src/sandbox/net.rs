@@ -379,39 +379,35 @@ impl Path {
     }
 }
 
-/// An end of a connection. Reading and writing may wait for the network with different wakers: a number each.
+/// An end of a connection. What is written while the network is gone waits in the sender's buffer; what is read comes when it is back.
 struct Wire {
     stream: DuplexStream,
     path: Arc<Path>,
-    ids: [u64; 2],
+    id: u64,
 }
 
 impl Wire {
     fn new(stream: DuplexStream, path: Arc<Path>) -> Self {
-        let ids = [path.number(), path.number()];
-        Self { stream, path, ids }
+        let id = path.number();
+        Self { stream, path, id }
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        let mut inner = self.path.net.lock();
-        for id in self.ids {
-            inner.waiting.remove(&id);
-        }
+        self.path.net.lock().waiting.remove(&self.id);
     }
 }
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.path.poll_open(self.ids[0], cx));
+        std::task::ready!(self.path.poll_open(self.id, cx));
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        std::task::ready!(self.path.poll_open(self.ids[1], cx));
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
