@@ -197,6 +197,13 @@ fn pod(state: &State, nodes: &Nodes, change: &Change, into: &mut Vec<Item>) {
             && let Some(who) = who_controls(kind)
         {
             into.push((who, Key(key.0.clone(), name.to_owned())));
+            // `Recreate` waits for the end of the last pod, of which no set's status tells (`deletePod` of the deployment controller).
+            if change.deleted
+                && let Some(set) = state.peek("apps", "replicasets", &key.0, name)
+                && let Some(("Deployment", deployment, _)) = controller_of(&set.value)
+            {
+                into.push((Who::Deployment, Key(key.0.clone(), deployment.to_owned())));
+            }
         }
     }
     // Orphans may be adopted.
