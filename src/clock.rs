@@ -7,7 +7,13 @@
 //!
 //! **Architecture invariant:** no other module reads a clock of the operating system.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +55,12 @@ pub fn utc(wall_us: i64) -> String {
 #[derive(Debug, Clone)]
 enum Source {
     Host,
-    Virtual { origin: tokio::time::Instant, wall_us: i64 },
+    Virtual {
+        origin: tokio::time::Instant,
+        wall_us: i64,
+        /// How far its wall time was set since.
+        set_us: Arc<AtomicI64>,
+    },
 }
 
 /// A clock. Cheap to clone.
@@ -78,7 +89,11 @@ impl Clock {
 
     /// A clock that follows tokio's (which tests and the sandbox may pause), starting now at the given wall time.
     pub fn virtual_at(id: &str, wall_us: i64) -> Self {
-        Self { id: ClockId(id.into()), source: Source::Virtual { origin: tokio::time::Instant::now(), wall_us }, wall_offset_us: 0 }
+        Self {
+            id: ClockId(id.into()),
+            source: Source::Virtual { origin: tokio::time::Instant::now(), wall_us, set_us: Arc::default() },
+            wall_offset_us: 0,
+        }
     }
 
     /// The same clock with its wall time wrong by this much, and its monotonic time shifted too, as on another host.
@@ -86,6 +101,14 @@ impl Clock {
     pub fn skewed(mut self, offset_us: i64) -> Self {
         self.wall_offset_us = offset_us;
         self
+    }
+
+    /// Sets the wall time of a virtual clock forward or back, for all its clones, as NTP or a person does it. The host's clock is not
+    /// ours to set.
+    pub fn set_wall(&self, by_us: i64) {
+        if let Source::Virtual { set_us, .. } = &self.source {
+            set_us.fetch_add(by_us, Ordering::Relaxed);
+        }
     }
 
     /// Its name.
@@ -101,9 +124,9 @@ impl Clock {
                 let wall = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
                 (mono.tv_sec * 1_000_000 + mono.tv_nsec / 1_000, wall.tv_sec * 1_000_000 + wall.tv_nsec / 1_000)
             }
-            Source::Virtual { origin, wall_us } => {
+            Source::Virtual { origin, wall_us, set_us } => {
                 let elapsed = i64::try_from(origin.elapsed().as_micros()).unwrap_or(i64::MAX);
-                (elapsed, wall_us.saturating_add(elapsed))
+                (elapsed, wall_us.saturating_add(elapsed).saturating_add(set_us.load(Ordering::Relaxed)))
             }
         };
         Stamp { clock: self.id.clone(), mono_us: mono_us + self.wall_offset_us, wall_us: wall_us + self.wall_offset_us }

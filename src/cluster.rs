@@ -20,6 +20,7 @@ use kube::{
     Api, Client, Config, Resource, ResourceExt as _,
     api::{ListParams, VersionMatch},
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
+    runtime::utils::Backoff,
 };
 use serde::de::DeserializeOwned;
 
@@ -36,6 +37,32 @@ pub const WATCH_SECS: u32 = 25;
 const MISSING_KIND: &str = "MissingKind";
 /// How many objects a page of a list has.
 const PAGE: u32 = 500;
+
+/// How long a watch that broke is left alone: as kube has it, but without chance, so that the same drill twice is the same.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct WatchPause {
+    last: Duration,
+}
+
+impl WatchPause {
+    const SHORTEST: Duration = Duration::from_millis(800);
+    const LONGEST: Duration = Duration::from_secs(30);
+}
+
+impl Iterator for WatchPause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.last = (self.last * 2).clamp(Self::SHORTEST, Self::LONGEST);
+        Some(self.last)
+    }
+}
+
+impl Backoff for WatchPause {
+    fn reset(&mut self) {
+        self.last = Duration::ZERO;
+    }
+}
 
 /// A cluster that was reached and has said who it is. Cheap to clone.
 #[derive(Clone)]

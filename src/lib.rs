@@ -5,6 +5,20 @@
 //! Data moves one way: [`scenario`] → [`plan`] → `drill` → [`journal`] → `verdict` → `report`; no module reaches
 //! backwards. `docs/architecture.md` has the map.
 
+/// Whether a bug is planted: see [`planted`]. Never in a release build.
+#[cfg(debug_assertions)]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::planted::is($crate::planted::Bug::$bug)
+    };
+}
+#[cfg(not(debug_assertions))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
 pub mod agent;
 pub mod cli;
 pub mod clock;
@@ -12,11 +26,14 @@ pub mod cluster;
 pub mod drill;
 pub mod exit;
 pub mod fault;
+pub mod gate;
 mod hint;
 pub mod journal;
 pub mod labels;
 pub mod net;
 pub mod plan;
+#[cfg(debug_assertions)]
+pub mod planted;
 pub mod probe;
 
 pub mod report;

@@ -261,7 +261,7 @@ impl Link {
             next_id: 1,
             seen: None,
         };
-        let task = tokio::spawn(task.run(Instant::now() + limit));
+        let task = tokio::spawn(crate::gate::own(task.run(Instant::now() + limit)));
         let link = Self(Arc::new(Inner { at: at.clone(), commands, clock: clock_rx.clone(), state: state_rx.clone(), task }));
         let attached = async {
             tokio::select! {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    cluster::{Cluster, ClusterError},
+    cluster::{Cluster, ClusterError, WatchPause},
     labels,
     scenario::types::{Dur, OwnPlace},
 };
@@ -348,7 +348,7 @@ fn token_of(pod: &Pod) -> Option<String> {
 async fn wait_running(api: &Api<Pod>, name: &str) -> Result<(), String> {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}")).timeout(25);
     let mut seen = false;
-    let mut pods = Box::pin(watcher(api.clone(), config).default_backoff());
+    let mut pods = Box::pin(watcher(api.clone(), config).backoff(WatchPause::default()));
     while let Some(event) = pods.next().await {
         let pod = match event {
             Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => pod,

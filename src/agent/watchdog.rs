@@ -208,6 +208,8 @@ impl Dog<'_> {
         let out = scratch.join(format!("takeover-{nth}-{:08x}", rand::random::<u32>()));
         let own_pod = (!pod_uid.is_empty()).then(|| pod_uid.clone());
         let options = DrillOptions {
+            disk: crate::journal::Disk::default(),
+            seed: None,
             by: format!("watchdog (pod {namespace}/{pod})"),
             confirmed_by: None,
             auto_ack: false,

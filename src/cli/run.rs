@@ -83,6 +83,8 @@ impl How {
             auto_ack: self.auto_ack,
             lease: self.lease,
             out: self.out.clone(),
+            disk: crate::journal::Disk::default(),
+            seed: None,
             takeover: Takeover::default(),
         }
     }

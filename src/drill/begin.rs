@@ -17,7 +17,7 @@ use crate::{
     clock::Clock,
     cluster::Cluster,
     fault::FaultCx,
-    journal::{Event, Inbox, Journal, JournalError, Log, Record, RecordStore, ResumeIntent, StoredRecord, find_record},
+    journal::{Disk, Event, Inbox, Journal, JournalError, Log, Record, RecordStore, ResumeIntent, StoredRecord, find_record},
     plan::Plan,
     probe::Board,
     scenario::types::Dur,
@@ -36,8 +36,21 @@ pub struct DrillOptions {
     pub lease: Dur,
     /// Where the evidence goes: one folder a drill.
     pub out: PathBuf,
+    /// The disk that the journal is on. Raw samples are always on this machine's.
+    pub disk: Disk,
+    /// Where that comes from which is random in this runner, its name in the Leases; from the system if nothing is said.
+    pub seed: Option<u64>,
     /// For one who takes a drill over: what it knows already.
     pub takeover: Takeover,
+}
+
+impl DrillOptions {
+    /// Tells two runners of the same drill apart.
+    fn instance(&self) -> String {
+        let number = self.seed.map_or_else(rand::random::<u64>, |seed| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 32;
+        let role = self.takeover.role;
+        if role.is_empty() { format!("{number:08x}") } else { format!("{role}-{number:08x}") }
+    }
 }
 
 /// What one who takes a drill over knows already.
@@ -88,7 +101,7 @@ impl Drill {
     ) -> Result<Arc<Self>, DrillError> {
         let evidence = Evidence::new(&options.out, name);
         make_dir(&evidence)?;
-        let log = Log::create(&evidence.journal())?;
+        let log = Log::create_on(&options.disk, &evidence.journal())?;
         let own = plan.place.firedrill.namespace.clone();
         let store = RecordStore::new(cluster.client.clone(), &own, name, scenario);
         let drill = Self::build(cluster, clock, Arc::new(plan.clone()), name, log, store, DrillState::default(), options, evidence);
@@ -125,7 +138,7 @@ impl Drill {
         let name = stored.drill.clone();
         let (_, plan) = stored.read()?;
         let own = plan.place.firedrill.namespace.clone();
-        let fence = Fence::new(cluster.client.clone(), &own, &name, &instance(options.takeover.role), options.lease, clock.clone());
+        let fence = Fence::new(cluster.client.clone(), &own, &name, &options.instance(), options.lease, clock.clone());
         // Before anything is written: a living runner keeps its record to itself.
         fence.take_lapsed(&plan.leases, &options.takeover.lapsed).await?;
         // Taking them may have taken its time: only now is the record nobody else's.
@@ -156,8 +169,8 @@ impl Drill {
         let (recorded, plan) = stored.read()?;
         let own = plan.place.firedrill.namespace.clone();
         let mut store = RecordStore::adopt(cluster.client.clone(), &own, &stored);
-        let (log, records) = if evidence.journal().exists() {
-            let (mut log, mut records) = Log::reopen(&evidence.journal())?;
+        let (log, records) = if options.disk.exists(&evidence.journal()) {
+            let (mut log, mut records) = Log::reopen_on(&options.disk, &evidence.journal())?;
             // The record may know more than a file that could not be written.
             records.extend(log.extend(&stored.lines)?);
             // The file may know more than the record: the record is brought up to it with the next flush.
@@ -172,7 +185,7 @@ impl Drill {
             (log, records)
         } else {
             make_dir(&evidence)?;
-            (Log::copy_of(&evidence.journal(), &stored.lines)?, recorded)
+            (Log::copy_of(&options.disk, &evidence.journal(), &stored.lines)?, recorded)
         };
         let state = DrillState::replay(&records)?;
         let by = options.by.clone();
@@ -238,7 +251,7 @@ impl Drill {
         let own = plan.place.firedrill.namespace.clone();
         let journal = Journal::new(log, Some(store), clock.clone(), listener);
         Arc::new(Self {
-            fence: Fence::new(cluster.client.clone(), &own, name, &instance(options.takeover.role), options.lease, clock.clone()),
+            fence: Fence::new(cluster.client.clone(), &own, name, &options.instance(), options.lease, clock.clone()),
             acks: Acks::new(options.auto_ack, clock.clone()),
             inbox: Inbox::new(cluster.client.clone(), &own, name),
             faults: FaultCx::new(cluster.clone(), clock.clone(), Arc::clone(&plan), name),
@@ -267,10 +280,4 @@ impl Drill {
 fn make_dir(evidence: &Evidence) -> Result<(), DrillError> {
     std::fs::create_dir_all(evidence.samples())
         .map_err(|source| JournalError::File { doing: "create", path: evidence.samples().display().to_string(), source }.into())
-}
-
-/// Tells two runners of the same drill apart.
-fn instance(role: &str) -> String {
-    let number = rand::random::<u32>();
-    if role.is_empty() { format!("{number:08x}") } else { format!("{role}-{number:08x}") }
 }

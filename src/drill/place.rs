@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{DrillError, executor::Drill};
 use crate::{
-    fault,
+    fault, gate,
     journal::Event,
     labels,
     probe::{ProbeCx, ProbeSet},
@@ -67,13 +67,13 @@ impl Drill {
         };
         let (events, mut seen) = mpsc::channel(EVENT_BACKLOG);
         let journal = self.journal.clone();
-        let drain = tokio::spawn(async move {
+        let drain = tokio::spawn(gate::own(async move {
             while let Some(event) = seen.recv().await {
                 if let Err(error) = journal.append(event).await {
                     tracing::warn!(%error, "what a probe saw could not be journalled");
                 }
             }
-        });
+        }));
         let set = match ProbeSet::start(cx, events).await {
             Ok(set) => set,
             Err(error) => {
@@ -83,7 +83,7 @@ impl Drill {
         };
         let mut board = set.board();
         let drill = Arc::clone(self);
-        let forward = tokio::spawn(async move {
+        let forward = tokio::spawn(gate::own(async move {
             loop {
                 let now = board.borrow_and_update().clone();
                 drill.show(now);
@@ -91,7 +91,7 @@ impl Drill {
                     return;
                 }
             }
-        });
+        }));
         *self.probes.lock().await = Some(Running { set, drain, forward });
         Ok(())
     }

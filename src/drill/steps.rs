@@ -222,6 +222,10 @@ impl Drill {
         }
         let intent =
             Event::Intent { fault: id, step: step.path.clone(), undo: Box::new(prepared.undo.clone()), objects: prepared.objects.clone() };
+        if planted!(InjectBeforeIntent) {
+            // What comes of it is seen below, where it is done once more and changes nothing.
+            let _ = fault::inject(&self.faults, spec, &prepared.undo).await;
+        }
         self.record(intent).await?;
         // The record may have taken its time: the last look before the first change. Leases that ran out and that nobody took
         // abort the drill, and what was broken before is then reverted; the intent just written finds nothing to undo.
@@ -344,7 +348,7 @@ impl Drill {
         if self.state().resumed.is_none() {
             return Ok(BTreeSet::new());
         }
-        let records = crate::journal::read(&self.evidence.journal())?;
+        let records = crate::journal::read_on(&self.options.disk, &self.evidence.journal())?;
         Ok(records
             .into_iter()
             .filter_map(|record| match record.event {
@@ -393,8 +397,9 @@ impl Drill {
         let mut records = self.journal.subscribe();
         // It may have been received before this step began, but not before the first fault.
         let since_us = self.state().faults.values().filter_map(|f| f.injected.as_ref()).map(|(start, _)| start.mono_us).min();
-        let earlier =
-            crate::journal::read(&self.evidence.journal())?.into_iter().find_map(|record| receipt(&record.event, alert, since_us));
+        let earlier = crate::journal::read_on(&self.options.disk, &self.evidence.journal())?
+            .into_iter()
+            .find_map(|record| receipt(&record.event, alert, since_us));
         let limit = within.or(step.spec.within).unwrap_or(self.plan.limits.duration);
         let wait = async {
             if let Some(detail) = earlier {

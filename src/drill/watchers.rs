@@ -8,6 +8,7 @@ use super::{
     wait::{Stretch, Waited},
 };
 use crate::{
+    gate,
     journal::Stop,
     scenario::types::{Dur, ProbeState},
     signals::Signals,
@@ -20,13 +21,13 @@ impl Drill {
     /// Starts a task that ends with the drill.
     pub(super) async fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let over = self.over.clone();
-        self.tasks.lock().await.spawn(async move {
+        self.tasks.lock().await.spawn(gate::own(async move {
             tokio::select! {
                 biased;
                 () = over.cancelled() => {}
                 () = work => {}
             }
-        });
+        }));
     }
 
     pub(super) async fn spawn_watchers(self: &Arc<Self>) {
@@ -64,7 +65,7 @@ impl Drill {
         })
         .await;
         let (fence, over) = (self.fence.clone(), self.over.clone());
-        self.tasks.lock().await.spawn(fence.keep(over));
+        self.tasks.lock().await.spawn(gate::own(fence.keep(over)));
     }
 
     /// The first signal aborts and reverts; a second one skips the waiting afterwards, never the reverts.

@@ -1,14 +1,10 @@
 //! The journal as a file: one JSON record a line, each naming the SHA-256 of the line before.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::Write as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Event, JournalError, Record};
+use super::{Disk, Event, JournalError, Record, disk::Open};
 use crate::clock::Stamp;
 
 /// The `prev` of the first record.
@@ -45,7 +41,7 @@ const MOST_KEPT: usize = 8 << 20;
 #[derive(Debug)]
 pub struct Log {
     path: PathBuf,
-    file: File,
+    file: Open,
     tail: Tail,
     /// Lines that the file lacks, in order.
     kept: Vec<String>,
@@ -59,22 +55,39 @@ pub struct Log {
 impl Log {
     /// A new journal; refused if the file exists, because a journal is never written over.
     pub fn create(path: &Path) -> Result<Self, JournalError> {
-        let file = OpenOptions::new().create_new(true).append(true).open(path).map_err(|e| failed("create", path, e))?;
-        sync_directory(path)?;
+        Self::create_on(&Disk::Host, path)
+    }
+
+    /// As [`Self::create`], on another disk.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_on(disk: &Disk, path: &Path) -> Result<Self, JournalError> {
+        let file = disk.create(path).map_err(|e| failed("create", path, e))?;
+        disk.sync_directory(path).map_err(|e| failed("sync the directory of", path, e))?;
         Ok(Self::onto(path, file, Tail::default()))
     }
 
-    fn onto(path: &Path, file: File, tail: Tail) -> Self {
+    fn onto(path: &Path, file: Open, tail: Tail) -> Self {
         Self { path: path.to_owned(), file, tail, kept: Vec::new(), kept_bytes: 0, failure: None, given_up: false }
     }
 
     /// Goes on with a journal. A torn last line (power was lost while it was written) is cut off: what it said was not
     /// yet relied on, because nothing is done before its intent is synced.
     pub fn reopen(path: &Path) -> Result<(Self, Vec<Record>), JournalError> {
-        let text = std::fs::read_to_string(path).map_err(|e| failed("read", path, e))?;
+        Self::reopen_on(&Disk::Host, path)
+    }
+
+    /// As [`Self::reopen`], on another disk.
+    ///
+    /// # Errors
+    /// As [`Self::reopen`].
+    pub fn reopen_on(disk: &Disk, path: &Path) -> Result<(Self, Vec<Record>), JournalError> {
+        let bytes = disk.read(path).map_err(|e| failed("read", path, e))?;
+        let text = String::from_utf8(bytes).map_err(|e| failed("read", path, std::io::Error::new(std::io::ErrorKind::InvalidData, e)))?;
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let (records, tail) = parse(&path.display().to_string(), &text[..whole])?;
-        let file = OpenOptions::new().append(true).open(path).map_err(|e| failed("open", path, e))?;
+        let file = disk.open(path).map_err(|e| failed("open", path, e))?;
         if whole < text.len() {
             file.set_len(whole as u64).map_err(|e| failed("cut the torn last line of", path, e))?;
         }
@@ -104,8 +117,8 @@ impl Log {
     }
 
     /// Starts a journal with records that came from elsewhere (the in-cluster record), as they are.
-    pub fn copy_of(path: &Path, lines: &[String]) -> Result<Self, JournalError> {
-        let mut log = Self::create(path)?;
+    pub fn copy_of(disk: &Disk, path: &Path, lines: &[String]) -> Result<Self, JournalError> {
+        let mut log = Self::create_on(disk, path)?;
         for line in lines {
             let record: Record = read_recorded(line)?;
             log.write_line(line)?;
@@ -166,11 +179,10 @@ impl Log {
             return Err(failed("write", &self.path, std::io::Error::other("writing was given up after an earlier error")));
         }
         // One write a line, so that a full disk or a kill tears the last line only.
-        let length = |file: &File| file.metadata().map(|m| m.len()).ok();
-        let before = length(&self.file);
+        let before = self.file.len();
         self.file.write_all(format!("{line}\n").as_bytes()).map_err(|e| {
             // Take a half-written line away again: the next one must not be glued to it.
-            if length(&self.file) != before {
+            if self.file.len() != before {
                 self.given_up |= before.is_none_or(|before| self.file.set_len(before).is_err());
             }
             failed("write", &self.path, e)
@@ -183,7 +195,7 @@ impl Log {
     /// Something of it is not even written, or the disk fails.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         self.write_kept()?;
-        self.file.sync_data().map_err(|e| {
+        self.file.sync().map_err(|e| {
             let error = failed("sync", &self.path, e);
             self.failure.get_or_insert_with(|| error.to_string());
             error
@@ -224,18 +236,20 @@ fn failed(doing: &'static str, path: &Path, source: std::io::Error) -> JournalEr
     JournalError::File { doing, path: path.display().to_string(), source }
 }
 
-/// A new file is durable only once its directory is synced too.
-fn sync_directory(path: &Path) -> Result<(), JournalError> {
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| failed("sync the directory of", path, e))
-}
-
 /// Reads a journal and checks its chain.
 ///
 /// # Errors
 /// A line that cannot be read, or one that does not follow from the line before it.
 pub fn read(path: &Path) -> Result<Vec<Record>, JournalError> {
-    let bytes = std::fs::read(path).map_err(|e| failed("read", path, e))?;
+    read_on(&Disk::Host, path)
+}
+
+/// As [`read`], from another disk.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_on(disk: &Disk, path: &Path) -> Result<Vec<Record>, JournalError> {
+    let bytes = disk.read(path).map_err(|e| failed("read", path, e))?;
     read_bytes(path, &bytes)
 }
 
@@ -292,6 +306,8 @@ fn parse(name: &str, text: &str) -> Result<(Vec<Record>, Tail), JournalError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{File, OpenOptions};
+
     use super::*;
     use crate::clock::ClockId;
 
@@ -342,7 +358,7 @@ mod tests {
     #[test]
     fn a_full_disk_fails_no_append_but_every_sync() {
         let file = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        let mut log = Log::onto(Path::new("/dev/full"), file, Tail::default());
+        let mut log = Log::onto(Path::new("/dev/full"), Open::Host(file), Tail::default());
         for n in 0..3 {
             assert_eq!(log.append(stamp(n), note(n)).unwrap().0.seq, n as u64);
         }
@@ -361,7 +377,7 @@ mod tests {
         let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
-        let mut log = Log::onto(Path::new("socket"), File::from(std::os::fd::OwnedFd::from(ours)), Tail::default());
+        let mut log = Log::onto(Path::new("socket"), Open::Host(File::from(std::os::fd::OwnedFd::from(ours))), Tail::default());
         let mut n = 0;
         while log.failure().is_none() {
             assert!(n < 100_000, "it is never full");
@@ -384,7 +400,7 @@ mod tests {
     #[test]
     fn memory_for_a_full_disk_has_a_limit() {
         let file = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        let mut log = Log::onto(Path::new("/dev/full"), file, Tail::default());
+        let mut log = Log::onto(Path::new("/dev/full"), Open::Host(file), Tail::default());
         let text = "x".repeat(1 << 20);
         for n in 0..20 {
             log.append(stamp(n), Event::Note { text: text.clone() }).unwrap();

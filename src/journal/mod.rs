@@ -6,6 +6,7 @@
 //! **Architecture invariant:** the journal knows nothing of how events come about or what they mean; it makes them
 //! durable, in order.
 
+mod disk;
 #[cfg(debug_assertions)]
 mod doomed;
 mod event;
@@ -15,9 +16,10 @@ mod record;
 mod seen;
 mod stop;
 
+pub use disk::{Disk, MemoryDisk, Moment, Synced};
 pub use event::*;
 pub use handle::{Journal, Listener};
-pub use log::{Log, NO_HASH, Tail, line_hash, read, read_text, read_whole};
+pub use log::{Log, NO_HASH, Tail, line_hash, read, read_on, read_text, read_whole};
 pub use record::{Inbox, InboxItem, RecordStore, StoredRecord, find_record, find_records, record_exists, record_name};
 pub use seen::*;
 pub use stop::{STOP, Stop};

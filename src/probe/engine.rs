@@ -178,14 +178,14 @@ impl Engine {
     /// Runs a task of a probe. A panic of it is told, not swallowed.
     pub(super) fn spawn(&mut self, probe: &str, task: impl Future<Output = ()> + Send + 'static) {
         let (probe, out): (Arc<str>, _) = (probe.into(), self.out.clone());
-        self.tasks.spawn(async move {
+        self.tasks.spawn(crate::gate::own(async move {
             if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
                 let why = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
                 let detail = format!("its sampler failed: {}; it is not sampled any more", why.unwrap_or_default());
                 // If nobody listens any more, nobody is misled either.
                 let _ = out.send(Seen::Trouble { probe, detail }).await;
             }
-        });
+        }));
     }
 
     /// Stops sampling; samples under way are waited for, and what ledgers made is removed.

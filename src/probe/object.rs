@@ -37,7 +37,7 @@ pub(super) async fn take(cx: &ProbeCx, probe: &ObjectProbe) -> Result<(Take, Opt
     let (nudge, nudges) = mpsc::channel(1);
     let config = watcher::Config::default().timeout(WATCH_SECS).fields(&format!("metadata.name={}", probe.name));
     let events = watcher::watcher(watches, config);
-    let watch = Arc::new(AbortOnDropHandle::new(tokio::spawn(follow(events, nudge))));
+    let watch = Arc::new(AbortOnDropHandle::new(tokio::spawn(crate::gate::own(follow(events, nudge)))));
     let name = probe.name.clone();
     let take: Take = Box::new(move || {
         let (reads, name, program, watch) = (reads.clone(), name.clone(), program.clone(), watch.clone());

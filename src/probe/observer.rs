@@ -94,15 +94,15 @@ impl Observer {
             tell_clock(&orders, first).await;
         }
         link.call::<Answered>("start", &Ask::Start { probes }, START_LIMIT).await?;
-        let listener = tokio::spawn(listen(events, seen));
-        let clock = tokio::spawn(async move {
+        let listener = tokio::spawn(crate::gate::own(listen(events, seen)));
+        let clock = tokio::spawn(crate::gate::own(async move {
             while clocks.changed().await.is_ok() {
                 let link = clocks.borrow_and_update().clone();
                 if let Some(link) = link {
                     tell_clock(&orders, link).await;
                 }
             }
-        });
+        }));
         Ok(Watching { link, pod, listener, clock })
     }
 }

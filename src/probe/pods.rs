@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{ProbeCx, sample::Outcome, sampler::Take};
 use crate::{
-    cluster::{WATCH_SECS, why},
+    cluster::{WATCH_SECS, WatchPause, why},
     scenario::types::{PodsProbe, Target},
 };
 
@@ -30,7 +30,7 @@ pub(super) fn take(cx: &ProbeCx, probe: &PodsProbe) -> Result<(Take, Option<mpsc
     let (nudge, nudges) = mpsc::channel(1);
     let watched: Api<PartialObjectMeta<Pod>> = Api::namespaced(cx.cluster.streams.clone(), &namespace);
     let events = watcher::watcher(watched, matching.config());
-    let watch = Arc::new(AbortOnDropHandle::new(tokio::spawn(follow(events, nudge))));
+    let watch = Arc::new(AbortOnDropHandle::new(tokio::spawn(crate::gate::own(follow(events, nudge)))));
     let api: Api<Pod> = Api::namespaced(cx.cluster.client.clone(), &namespace);
     let ready = probe.ready;
     let take: Take = Box::new(move || {
@@ -135,7 +135,7 @@ pub(super) async fn follow<T>(
     nudge: mpsc::Sender<()>,
 ) {
     // A watch that breaks is opened again after a while that grows; the ticks go on all the same.
-    let mut events = pin!(events.default_backoff());
+    let mut events = pin!(events.backoff(WatchPause::default()));
     while !nudge.is_closed() {
         tokio::select! {
             biased;

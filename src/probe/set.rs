@@ -200,7 +200,7 @@ impl ProbeSet {
                 events.send(told).await.map_err(|_| nobody())?;
             }
         }
-        let collector = tokio::spawn(collector.run(seen, orders_rx));
+        let collector = tokio::spawn(crate::gate::own(collector.run(seen, orders_rx)));
         let mut engine = Engine::new(clock.clone(), Dialer::host()?, seen_tx.clone());
         let observer = match observer {
             Some(observer) => Some(observer.start(there, seen_tx, orders.clone()).await?),

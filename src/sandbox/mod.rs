@@ -90,6 +90,12 @@ impl Sandbox {
         self.server.core.lock().audit.entries().to_vec()
     }
 
+    /// How many requests there were so far, without a copy of them.
+    pub fn asked(&self) -> u64 {
+        let state = self.server.core.lock();
+        state.audit.entries().len() as u64 + state.audit.dropped()
+    }
+
     /// How many requests the audit log did not keep, because there were more than a million.
     pub fn audit_dropped(&self) -> u64 {
         self.server.core.lock().audit.dropped()

@@ -91,6 +91,7 @@ fn was_down(
         let (begin, less) = start.earliest?;
         Some(clocks.between(end, begin).upper?.saturating_add(more).saturating_add(less))
     });
+    let upper = if planted!(DropUpperEnd) { lower } else { upper };
     let measured = Bracket { lower, upper }.not_negative();
     judged.measured = Some(measured);
     if spec.from != From::Outage
