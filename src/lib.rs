@@ -35,7 +35,8 @@ pub mod plan;
 #[cfg(debug_assertions)]
 pub mod planted;
 pub mod probe;
-
+pub mod random;
+pub mod rehearse;
 pub mod report;
 pub mod runbook;
 pub mod sandbox;

@@ -79,10 +79,12 @@ async fn names_and_services_lead_to_ready_pods_and_to_nothing_else() {
     }
     let other = world.sandbox.dialer(Some("default"));
     assert!(other.connect("echo.shop", 7777).await.is_ok());
-    for (dialer, name) in [(&other, "echo"), (&dialer, "nobody.shop"), (&world.sandbox.dialer(None), "echo.shop.svc.cluster.local")] {
+    for (dialer, name) in [(&other, "echo"), (&dialer, "nobody.shop")] {
         let error = dialer.connect(name, 7777).await.err().unwrap();
         assert!(error.detail.contains("no such name") && error.whose == Whose::Peer, "{name}: {error}");
     }
+    let error = world.sandbox.dialer(None).connect("echo.shop.svc.cluster.local", 7777).await.err().unwrap();
+    assert!(error.detail.contains("not rehearsable") && error.whose == Whose::Own, "neither good nor bad: {error}");
     let error = dialer.connect("echo", 1).await.err().unwrap();
     assert!(error.detail.contains("refused"), "no such port: {error}");
     // The last ready pod goes: refused, as kube-proxy has it.

@@ -210,6 +210,7 @@ impl Dog<'_> {
         let options = DrillOptions {
             disk: crate::journal::Disk::default(),
             seed: None,
+            sandbox: None,
             by: format!("watchdog (pod {namespace}/{pod})"),
             confirmed_by: None,
             auto_ack: false,

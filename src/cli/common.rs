@@ -12,6 +12,7 @@ use crate::{
     cluster::{self, Cluster, ClusterError},
     exit::Exit,
     plan::{self, Inputs, PLAN_VERSION, Plan, Refused, kinds, snapshot},
+    rehearse::{Stage, World, WorldError},
     scenario::{self, Diagnostic, Loaded, Problems, Severity, types::Environment},
 };
 
@@ -145,14 +146,63 @@ pub(crate) async fn prepare_approved(args: &DrillArgs, approved: &Path) -> Resul
     Ok(prepared)
 }
 
-async fn prepare_with(args: &DrillArgs, seed: u64) -> Result<Prepared, CliError> {
+/// The scenario, found to be one that this build can run.
+fn load(args: &DrillArgs) -> Result<Loaded, CliError> {
     let loaded = scenario::load_scenario(&args.file, &args.sets).map_err(CliError::Problems)?;
-    let (environment, environment_text) = environment(args)?;
     let missing = plan::not_built(&loaded.scenario);
-    if !missing.is_empty() {
-        return Err(Refused { reasons: missing }.into());
+    if missing.is_empty() { Ok(loaded) } else { Err(Refused { reasons: missing }.into()) }
+}
+
+/// A drill that may be run, and the stage for it.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    /// The sandbox.
+    pub(crate) stage: Stage,
+    /// The drill.
+    pub(crate) prepared: Prepared,
+}
+
+/// Reads scenario and world, puts the world on a stage, and makes the plan there.
+///
+/// # Errors
+/// Whatever keeps the drill from being run.
+pub(crate) async fn stage(args: &DrillArgs, world: Option<&Path>, seed: u64, wall_us: i64) -> Result<Staged, CliError> {
+    let loaded = load(args)?;
+    let world = World::find(&args.file, world).map_err(|error| match error {
+        WorldError::Environment(problems) => CliError::Problems(problems),
+        other => CliError::Usage(other.to_string()),
+    })?;
+    stage_world(args, loaded, &world, seed, wall_us).await
+}
+
+/// The same with a world that is at hand.
+///
+/// # Errors
+/// As [`stage`].
+pub(crate) async fn stage_world(args: &DrillArgs, loaded: Loaded, world: &World, seed: u64, wall_us: i64) -> Result<Staged, CliError> {
+    let own = || {
+        world.environment.clone().ok_or_else(|| {
+            CliError::Usage(format!(
+                "{} says nothing of an environment: put a document `kind: Environment` into it, or name one with --environment FILE",
+                world.path
+            ))
+        })
+    };
+    let (environment, environment_text) = if said_environment(args.environment.as_ref()).is_some() { environment(args)? } else { own()? };
+    let stage = Stage::open(world, seed, wall_us).await.map_err(|error| CliError::Refused(error.to_string()))?;
+    let environment = stage.environment(environment);
+    match plan_on(loaded, &environment, environment_text, stage.cluster.clone(), seed).await {
+        Ok(prepared) => Ok(Staged { stage, prepared }),
+        Err(error) => {
+            stage.close().await;
+            Err(error)
+        }
     }
-    let runbooks = runbooks(&loaded)?;
+}
+
+async fn prepare_with(args: &DrillArgs, seed: u64) -> Result<Prepared, CliError> {
+    let loaded = load(args)?;
+    let (environment, environment_text) = environment(args)?;
     let (name, wanted) = environment
         .spec
         .clusters
@@ -160,12 +210,24 @@ async fn prepare_with(args: &DrillArgs, seed: u64) -> Result<Prepared, CliError>
         .ok_or_else(|| CliError::Usage("the environment names no cluster: add `clusters: {main: {uid: …}}`".to_owned()))?;
     let cluster = cluster::connect(args.context.as_deref().or(wanted.context.as_deref())).await?;
     cluster.expect_uid(name, &wanted.uid)?;
-    let snapshot = snapshot::take(&cluster, &loaded.scenario, &environment).await?;
+    plan_on(loaded, &environment, environment_text, cluster, seed).await
+}
+
+/// Looks at the cluster and makes the plan.
+async fn plan_on(
+    loaded: Loaded,
+    environment: &Environment,
+    environment_text: String,
+    cluster: Cluster,
+    seed: u64,
+) -> Result<Prepared, CliError> {
+    let runbooks = runbooks(&loaded)?;
+    let snapshot = snapshot::take(&cluster, &loaded.scenario, environment).await?;
     let plan = plan::make(&Inputs {
         scenario: &loaded.scenario,
         scenario_sha256: &loaded.sha256,
         parameters: &loaded.parameters,
-        environment: &environment,
+        environment,
         snapshot: &snapshot,
         seed,
         runbooks: &runbooks,
@@ -174,7 +236,7 @@ async fn prepare_with(args: &DrillArgs, seed: u64) -> Result<Prepared, CliError>
 }
 
 /// A seed that also programs without 64-bit integers (JavaScript, jq) can read back.
-fn new_seed() -> u64 {
+pub(crate) fn new_seed() -> u64 {
     rand::random_range(0..1 << 53)
 }
 

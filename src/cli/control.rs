@@ -67,7 +67,7 @@ async fn take_over(args: ResumeArgs, intent: ResumeIntent) -> Result<Exit, CliEr
     if !drill.evidence().dir.join("scenario.yaml").exists() {
         keep(&drill, "scenario.yaml", &scenario).await;
     }
-    Ok(finish(drill, &args.how).await)
+    Ok(finish(drill, &args.how, None).await)
 }
 
 /// `firedrill abort`.

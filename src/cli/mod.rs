@@ -10,6 +10,7 @@ mod control;
 mod live;
 mod log;
 mod out;
+mod pace;
 mod place;
 mod plan;
 mod report;
@@ -84,6 +85,7 @@ fn run(command: Command) -> Exit {
         Command::Agent(args) => block_on(agent::run(args)),
         Command::Plan(args) => block_on(plan::run(&args)),
         Command::Report(args) => report::run(&args),
+        Command::Run(args) if args.in_sandbox() => block_in_sandbox(run::run(*args)),
         Command::Run(args) => block_on(run::run(*args)),
         Command::Resume(args) => block_on(control::resume(args)),
         Command::Revert(args) => block_on(control::revert(args)),
@@ -99,7 +101,16 @@ fn run(command: Command) -> Exit {
 
 /// Runs a command to its end on a runtime of its own.
 fn block_on(command: impl Future<Output = Exit>) -> Exit {
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    block(tokio::runtime::Builder::new_current_thread().enable_all(), command)
+}
+
+/// The same in a time of its own, which goes on as soon as nothing is left to do at an instant.
+fn block_in_sandbox(command: impl Future<Output = Exit>) -> Exit {
+    block(tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true), command)
+}
+
+fn block(runtime: &mut tokio::runtime::Builder, command: impl Future<Output = Exit>) -> Exit {
+    match runtime.build() {
         Ok(runtime) => {
             let exit = runtime.block_on(command);
             // A read of standard input cannot be taken back: nothing waits for its thread.

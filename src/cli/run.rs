@@ -9,9 +9,10 @@ use std::{
 use tokio::{io::AsyncBufReadExt as _, sync::mpsc};
 
 use super::{
-    common::{self, CliError, DrillArgs},
+    common::{self, CliError, DrillArgs, Prepared, Staged},
     live::{Live, Mode},
     out,
+    pace::Pace,
     stop::refuse_when_stopped,
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
         Plan,
         may::{self, Missing},
     },
+    rehearse::{Participants, Stage},
     report,
     scenario::types::Dur,
     verdict,
@@ -40,7 +42,24 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
     #[command(flatten)]
+    sandbox: SandboxArgs,
+    #[command(flatten)]
     how: How,
+}
+
+/// Where there is no cluster.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SandboxArgs {
+    /// Run it in a cluster within this process, which needs nothing else. Its reports say SANDBOX and are no evidence.
+    #[arg(long, conflicts_with_all = ["plan", "context"])]
+    pub(crate) sandbox: bool,
+    /// How fast the sandbox's time goes: `max`, `realtime`, or so many times as fast, as `10x`. Default 10x on a terminal, else max.
+    #[arg(long, requires = "sandbox")]
+    pub(crate) pace: Option<Pace>,
+    /// The manifests of what is in the sandbox: a file, or a folder of them. Default: `world` or `world.yaml` beside the
+    /// scenario or beside its folder.
+    #[arg(long, value_name = "PATH", requires = "sandbox")]
+    pub(crate) world: Option<PathBuf>,
 }
 
 /// How a drill is performed and shown.
@@ -67,6 +86,11 @@ impl Args {
     pub(crate) fn is_json(&self) -> bool {
         self.how.is_json()
     }
+
+    /// Whether the drill's time is the sandbox's.
+    pub(crate) const fn in_sandbox(&self) -> bool {
+        self.sandbox.sandbox
+    }
 }
 
 impl How {
@@ -85,6 +109,7 @@ impl How {
             out: self.out.clone(),
             disk: crate::journal::Disk::default(),
             seed: None,
+            sandbox: None,
             takeover: Takeover::default(),
         }
     }
@@ -128,35 +153,74 @@ pub(crate) async fn run(args: Args) -> Exit {
     }
 }
 
+/// In a cluster within this process. The runtime's clock must be paused.
+async fn perform_in_sandbox(args: &Args) -> Result<Exit, CliError> {
+    let seed = args.drill.seed.unwrap_or_else(common::new_seed);
+    let staged = common::stage(&args.drill, args.sandbox.world.as_deref(), seed, Clock::host().now().wall_us).await?;
+    common::show_warnings(&staged.prepared.loaded.warnings);
+    let pace = args.sandbox.pace.unwrap_or_else(|| if args.how.mode() == Mode::Terminal { Pace::Times(10.0) } else { Pace::Max });
+    let pacer = pace.keep();
+    let exit = perform_staged(args, &staged).await;
+    drop(pacer);
+    staged.stage.close().await;
+    exit
+}
+
+async fn perform_staged(args: &Args, staged: &Staged) -> Result<Exit, CliError> {
+    let Staged { stage, prepared } = staged;
+    let plan = &prepared.plan;
+    if !args.how.quiet && args.how.log_format == "text" {
+        eprintln!("{}", crate::plan::render(plan, common::width()));
+    }
+    let options = DrillOptions {
+        seed: Some(plan.seed),
+        sandbox: Some(stage.dialer.clone()),
+        ..args.how.options(Some("nobody: it is a sandbox".to_owned()))
+    };
+    let drill = begin(prepared, stage.clock.clone(), options).await?;
+    let participants = (!args.how.auto_ack).then(|| Participants::of(&drill));
+    let exit = finish(drill, &args.how, Some(stage)).await;
+    drop(participants);
+    Ok(exit)
+}
+
+/// Starts a drill and puts its inputs beside its journal.
+async fn begin(prepared: &Prepared, clock: Clock, options: DrillOptions) -> Result<Arc<Drill>, CliError> {
+    let plan = &prepared.plan;
+    let plan_json = to_json(plan)?;
+    let name = drill_name(plan, &clock.now());
+    let refused = |why: String| CliError::Refused(why);
+    crate::agent::pods::ensure_namespace(&prepared.cluster, &plan.place.firedrill.namespace).await.map_err(|e| refused(e.to_string()))?;
+    let drill = Drill::start(prepared.cluster.clone(), clock, plan.clone(), &name, &prepared.loaded.text, options)
+        .await
+        .map_err(|e| refused(e.to_string()))?;
+    keep(&drill, "scenario.yaml", &prepared.loaded.text).await;
+    keep(&drill, "environment.yaml", &prepared.environment_text).await;
+    keep(&drill, "plan.json", &plan_json).await;
+    Ok(drill)
+}
+
 async fn perform(args: Args) -> Result<Exit, CliError> {
     common::check_out(&args.how.out)?;
+    if args.in_sandbox() {
+        return perform_in_sandbox(&args).await;
+    }
     let prepared = match &args.plan {
         Some(approved) => common::prepare_approved(&args.drill, approved).await?,
         None => common::prepare(&args.drill).await?,
     };
     common::show_warnings(&prepared.loaded.warnings);
-    let plan = prepared.plan;
+    let plan = &prepared.plan;
     if !args.how.quiet && args.how.log_format == "text" {
-        eprintln!("{}", crate::plan::render(&plan, common::width()));
+        eprintln!("{}", crate::plan::render(plan, common::width()));
     }
-    let own = &plan.place.firedrill.namespace;
-    refuse_when_not_allowed(&prepared.cluster, &plan).await?;
-    refuse_when_stopped(&prepared.cluster, own).await?;
-    let Some(confirmed) = confirm(&plan, args.yes).await? else {
+    refuse_when_not_allowed(&prepared.cluster, plan).await?;
+    refuse_when_stopped(&prepared.cluster, &plan.place.firedrill.namespace).await?;
+    let Some(confirmed) = confirm(plan, args.yes).await? else {
         return Err(CliError::Refused("nobody agreed to the plan; nothing was changed".to_owned()));
     };
-    let plan_json = to_json(&plan)?;
-    let clock = Clock::host();
-    let name = drill_name(&plan, &clock.now());
-    let options = args.how.options(Some(confirmed));
-    crate::agent::pods::ensure_namespace(&prepared.cluster, own).await.map_err(|e| CliError::Refused(e.to_string()))?;
-    let drill = Drill::start(prepared.cluster, clock, plan.clone(), &name, &prepared.loaded.text, options)
-        .await
-        .map_err(|e| CliError::Refused(e.to_string()))?;
-    keep(&drill, "scenario.yaml", &prepared.loaded.text).await;
-    keep(&drill, "environment.yaml", &prepared.environment_text).await;
-    keep(&drill, "plan.json", &plan_json).await;
-    Ok(finish(drill, &args.how).await)
+    let drill = begin(&prepared, Clock::host(), args.how.options(Some(confirmed))).await?;
+    Ok(finish(drill, &args.how, None).await)
 }
 
 /// A drill that lacks a permission would stop half-way, and could perhaps not be undone.
@@ -205,10 +269,12 @@ async fn confirm(plan: &Plan, yes: bool) -> Result<Option<String>, CliError> {
 }
 
 /// Performs a drill to its end, shows it, writes its reports, and gives the exit code.
-pub(crate) async fn finish(drill: Arc<Drill>, how: &How) -> Exit {
+/// On a stage nobody types answers: reading them would hold its time up.
+pub(crate) async fn finish(drill: Arc<Drill>, how: &How, stage: Option<&Stage>) -> Exit {
     let live =
         Live::start(Arc::clone(drill.plan()), drill.name(), drill.journal().subscribe(), drill.board(), drill.acks.asked(), how.mode());
-    let prompt = (std::io::stdin().is_terminal() && !how.auto_ack).then(|| tokio::spawn(prompt(Arc::clone(&drill), live.typed())));
+    let prompt = (std::io::stdin().is_terminal() && !how.auto_ack && stage.is_none())
+        .then(|| tokio::spawn(prompt(Arc::clone(&drill), live.typed())));
     let end = drill.run().await;
     if let Some(prompt) = prompt {
         prompt.abort();

@@ -18,6 +18,7 @@ use crate::{
     cluster::Cluster,
     fault::FaultCx,
     journal::{Disk, Event, Inbox, Journal, JournalError, Log, Record, RecordStore, ResumeIntent, StoredRecord, find_record},
+    net::Dialer,
     plan::Plan,
     probe::Board,
     scenario::types::Dur,
@@ -40,6 +41,8 @@ pub struct DrillOptions {
     pub disk: Disk,
     /// Where that comes from which is random in this runner, its name in the Leases; from the system if nothing is said.
     pub seed: Option<u64>,
+    /// In a sandbox: the network as this runner has it there. The drill is then never evidence of anything.
+    pub sandbox: Option<Dialer>,
     /// For one who takes a drill over: what it knows already.
     pub takeover: Takeover,
 }
@@ -110,7 +113,7 @@ impl Drill {
             plan: Box::new(plan),
             by: drill.options.by.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            sandbox: false,
+            sandbox: drill.options.sandbox.is_some(),
         };
         drill.record(started).await?;
         if let Err(error) = drill.inbox.create().await {

@@ -11,6 +11,7 @@ use crate::{
     fault, gate,
     journal::Event,
     labels,
+    net::Dialer,
     probe::{ProbeCx, ProbeSet},
     runbook,
 };
@@ -58,7 +59,12 @@ impl Drill {
     }
 
     async fn start_probes(self: &Arc<Self>) -> Result<(), DrillError> {
+        let dialer = match &self.options.sandbox {
+            Some(dialer) => dialer.clone(),
+            None => Dialer::host().map_err(|error| DrillError::Place { what: "probes", detail: error.to_string() })?,
+        };
         let cx = ProbeCx {
+            dialer,
             clock: self.clock.clone(),
             cluster: self.cluster.clone(),
             plan: Arc::clone(&self.plan),

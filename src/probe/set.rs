@@ -44,6 +44,8 @@ pub struct ProbeCx {
     pub clock: Clock,
     /// The cluster.
     pub cluster: Cluster,
+    /// The network as the runner has it.
+    pub dialer: Dialer,
     /// The plan.
     pub plan: Arc<Plan>,
     /// Where raw samples go; made when missing.
@@ -155,8 +157,8 @@ impl ProbeSet {
             }
             Some(observer)
         };
-        let (clock, samples_dir) = (cx.clock.clone(), cx.samples_dir.clone());
-        Self::begin(clock, &samples_dir, prepared, observer, Some(cx), events).await
+        let (clock, dialer, samples_dir) = (cx.clock.clone(), cx.dialer.clone(), cx.samples_dir.clone());
+        Self::begin(clock, dialer, &samples_dir, prepared, observer, Some(cx), events).await
     }
 
     /// Starts sampling what is given, without a plan and a cluster: `here` in this process, `there` by an observer that is
@@ -177,11 +179,12 @@ impl ProbeSet {
         let ledgers = all.filter(|(spec, _)| ledger(spec));
         let last = ledgers.map(|(spec, from)| LastRead::Ledger { probe: spec.name.clone(), from, replicas: None }).collect();
         let prepared = Prepared { here, there, own: Vec::new(), last };
-        Self::begin(clock, samples_dir, prepared, observer, None, events).await
+        Self::begin(clock, Dialer::host()?, samples_dir, prepared, observer, None, events).await
     }
 
     async fn begin(
         clock: Clock,
+        dialer: Dialer,
         samples_dir: &Path,
         prepared: Prepared,
         observer: Option<Observer>,
@@ -201,7 +204,7 @@ impl ProbeSet {
             }
         }
         let collector = tokio::spawn(crate::gate::own(collector.run(seen, orders_rx)));
-        let mut engine = Engine::new(clock.clone(), Dialer::host()?, seen_tx.clone());
+        let mut engine = Engine::new(clock.clone(), dialer, seen_tx.clone());
         let observer = match observer {
             Some(observer) => Some(observer.start(there, seen_tx, orders.clone()).await?),
             None => None,

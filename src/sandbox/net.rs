@@ -260,7 +260,10 @@ fn follow(state: &State, to: SocketAddr, draw: impl Fn(usize) -> usize) -> Way {
 impl View {
     fn look_up(&self, host: &str) -> Result<Vec<IpAddr>, NetError> {
         let none = || NetError::peer(format!("look up {host}: no such name"));
-        let Some(own) = &self.place.namespace else { return Err(none()) };
+        // Whatever it is, a sandbox cannot say: neither good nor bad.
+        let Some(own) = &self.place.namespace else {
+            return Err(NetError::own(format!("not rehearsable: {host} is looked for from outside of the sandbox")));
+        };
         let found = self.net.state(|state| {
             for named in read(host, own) {
                 let Some(service) = state.peek("", "services", named.namespace, named.service) else { continue };

@@ -1,0 +1,233 @@
+//! A sandbox with a world in it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    discovery::{self, Scope},
+};
+use serde_json::{Value, json};
+
+use super::World;
+use crate::{
+    clock::Clock,
+    cluster::{self, Cluster},
+    net::Dialer,
+    sandbox::{ClusterOptions, Sandbox, SandboxOptions},
+    scenario::types::{Dur, Environment},
+};
+
+/// The name of a sandbox's cluster, for people.
+pub const CLUSTER: &str = "sandbox";
+/// How long a world may take to come up, in the sandbox's time.
+const UP_LIMIT: Duration = Duration::from_secs(600);
+/// How often its pods are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// The zone's label of a Node.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// Why a world is not on its stage.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// An object was refused.
+    #[error("{file}: {what} was refused by the sandbox: {why}")]
+    Refused {
+        /// The file.
+        file: String,
+        /// Kind and name.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// It did not come up.
+    #[error("the world {world} did not come up within {limit} of its own time: {what}")]
+    NotUp {
+        /// Its path.
+        world: String,
+        /// The limit.
+        limit: Dur,
+        /// What is missing.
+        what: String,
+    },
+    /// The sandbox does not answer as it must.
+    #[error("failed to {0}")]
+    Broken(String),
+}
+
+/// A sandbox with a world that has come up.
+#[derive(Debug)]
+pub struct Stage {
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    /// The way to its cluster, as its administrator.
+    pub cluster: Cluster,
+    /// The runner's clock.
+    pub clock: Clock,
+    /// The network as the runner has it, outside of the cluster.
+    pub dialer: Dialer,
+}
+
+impl Stage {
+    /// Puts a world into a new sandbox and waits until all of its pods are ready. To be called within the runtime in which the drill
+    /// runs.
+    ///
+    /// # Errors
+    /// An object is refused, or a pod does not become ready.
+    pub async fn open(world: &World, seed: u64, wall_us: i64) -> Result<Self, StageError> {
+        let sandbox = Sandbox::new(SandboxOptions { seed, wall_us });
+        sandbox.start_cluster(ClusterOptions::default());
+        let clock = Clock::virtual_at("runner", wall_us);
+        let client = sandbox.client("admin");
+        let broken = |what: &str, error: &kube::Error| StageError::Broken(format!("{what}: {}", cluster::why(error)));
+        let own =
+            Api::<Namespace>::all(client.clone()).get("kube-system").await.map_err(|error| broken("read namespace kube-system", &error))?;
+        let cluster = Cluster::from_client(client.clone(), CLUSTER, own.uid().unwrap_or_default());
+        let dialer = sandbox.dialer(None);
+        let stage = Self { sandbox, cluster, clock, dialer };
+        let placed = match stage.fill(&client, world).await {
+            Ok(()) => stage.come_up(&client, world).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = placed {
+            stage.close().await;
+            return Err(error);
+        }
+        Ok(stage)
+    }
+
+    async fn fill(&self, client: &Client, world: &World) -> Result<(), StageError> {
+        let mut kinds = BTreeMap::new();
+        for (file, object) in &world.objects {
+            let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            let (kind, name) = (text("/kind"), text("/metadata/name"));
+            let what = if name.is_empty() { kind.to_owned() } else { format!("{kind} {name}") };
+            let refused = |why: String| StageError::Refused { file: file.clone(), what: what.clone(), why };
+            if text("/apiVersion") == "v1" && kind == "Node" {
+                let zone = object["metadata"]["labels"].get(ZONE).and_then(Value::as_str).unwrap_or_default();
+                self.sandbox.add_node(name, zone);
+                let rest = json!({
+                    "metadata": {"labels": object["metadata"]["labels"], "annotations": object["metadata"]["annotations"]},
+                    "spec": object.get("spec").cloned().unwrap_or_else(|| json!({})),
+                });
+                let nodes = Api::<Node>::all(client.clone());
+                let patched = nodes.patch(name, &PatchParams::default(), &Patch::Merge(rest)).await;
+                patched.map_err(|error| refused(cluster::why(&error)))?;
+                continue;
+            }
+            let version = text("/apiVersion");
+            let group = version.split_once('/').map_or(kube::core::GroupVersionKind::gvk("", version, kind), |(group, version)| {
+                kube::core::GroupVersionKind::gvk(group, version, kind)
+            });
+            let key = (version.to_owned(), kind.to_owned());
+            let (resource, scope) = match kinds.get(&key) {
+                Some(known) => known,
+                None => {
+                    let (resource, capabilities) =
+                        discovery::pinned_kind(client, &group).await.map_err(|error| refused(cluster::why(&error)))?;
+                    kinds.entry(key).or_insert((resource, capabilities.scope))
+                }
+            };
+            let namespace = match text("/metadata/namespace") {
+                "" => "default",
+                named => named,
+            };
+            let api: Api<DynamicObject> = match scope {
+                Scope::Cluster => Api::all_with(client.clone(), resource),
+                Scope::Namespaced => Api::namespaced_with(client.clone(), namespace, resource),
+            };
+            let dynamic: DynamicObject = serde_json::from_value(object.clone()).map_err(|error| refused(error.to_string()))?;
+            match api.create(&PostParams::default(), &dynamic).await {
+                Ok(_) => {}
+                // What every cluster has, such as the namespace `default`: the world says more about it.
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(object)).await;
+                    patched.map_err(|error| refused(cluster::why(&error)))?;
+                }
+                Err(error) => return Err(refused(cluster::why(&error))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every pod is ready or has done its work, and every set has as many as it wants.
+    async fn come_up(&self, client: &Client, world: &World) -> Result<(), StageError> {
+        let deadline = tokio::time::Instant::now() + UP_LIMIT;
+        loop {
+            let missing =
+                self.missing(client).await.map_err(|error| StageError::Broken(format!("look at the world: {}", cluster::why(&error))))?;
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                let what = missing.join("; ");
+                return Err(StageError::NotUp { world: world.path.clone(), limit: Dur(UP_LIMIT), what });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn missing(&self, client: &Client) -> kube::Result<Vec<String>> {
+        use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+        let mut missing = Vec::new();
+        let few = |what: &str, name: String, wanted: i32, ready: Option<i32>| {
+            let ready = ready.unwrap_or(0);
+            (ready < wanted).then(|| format!("{what} {name} has {ready} of {wanted} ready"))
+        };
+        let all = ListParams::default();
+        for set in Api::<Deployment>::all(client.clone()).list(&all).await? {
+            let wanted = set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+            missing.extend(few("Deployment", set.name_any(), wanted, set.status.and_then(|s| s.ready_replicas)));
+        }
+        for set in Api::<StatefulSet>::all(client.clone()).list(&all).await? {
+            let wanted = set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+            missing.extend(few("StatefulSet", set.name_any(), wanted, set.status.and_then(|s| s.ready_replicas)));
+        }
+        for set in Api::<DaemonSet>::all(client.clone()).list(&all).await? {
+            let status = set.status.as_ref();
+            missing.extend(few(
+                "DaemonSet",
+                set.name_any(),
+                status.map_or(1, |s| s.desired_number_scheduled),
+                status.map(|s| s.number_ready),
+            ));
+        }
+        for pod in Api::<Pod>::all(client.clone()).list(&all).await? {
+            let status = pod.status.as_ref();
+            let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+            let ready =
+                status.and_then(|s| s.conditions.as_ref()).is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+            if phase == "Succeeded" || phase == "Running" && ready {
+                continue;
+            }
+            let waits =
+                status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten().find_map(|c| c.state.as_ref()?.waiting.as_ref());
+            let why = waits.map_or_else(String::new, |w| {
+                format!(" ({} {})", w.reason.as_deref().unwrap_or_default(), w.message.as_deref().unwrap_or_default())
+            });
+            // Jobs come and go by their own schedule.
+            if pod.owner_references().iter().any(|owner| owner.kind == "Job") && waits.is_none() {
+                continue;
+            }
+            missing.push(format!("Pod {}/{} is {phase}, not ready{why}", pod.namespace().unwrap_or_default(), pod.name_any()));
+        }
+        Ok(missing)
+    }
+
+    /// An environment as it is on this stage: its first cluster is the sandbox, whatever it says of clusters.
+    pub fn environment(&self, mut environment: Environment) -> Environment {
+        for cluster in environment.spec.clusters.values_mut() {
+            cluster.uid.clone_from(&self.cluster.uid);
+            cluster.context = None;
+        }
+        environment
+    }
+
+    /// Ends the sandbox.
+    pub async fn close(self) {
+        let Self { sandbox, cluster, dialer, .. } = self;
+        drop((cluster, dialer));
+        sandbox.stop().await;
+    }
+}
