@@ -147,8 +147,11 @@ pub(crate) async fn prepare_approved(args: &DrillArgs, approved: &Path) -> Resul
 }
 
 /// The scenario, found to be one that this build can run.
-fn load(args: &DrillArgs) -> Result<Loaded, CliError> {
-    let loaded = scenario::load_scenario(&args.file, &args.sets).map_err(CliError::Problems)?;
+///
+/// # Errors
+/// Its mistakes, or what of it this build does not have.
+pub(crate) fn load(file: &Path, sets: &[(String, String)]) -> Result<Loaded, CliError> {
+    let loaded = scenario::load_scenario(file, sets).map_err(CliError::Problems)?;
     let missing = plan::not_built(&loaded.scenario);
     if missing.is_empty() { Ok(loaded) } else { Err(Refused { reasons: missing }.into()) }
 }
@@ -167,29 +170,13 @@ pub(crate) struct Staged {
 /// # Errors
 /// Whatever keeps the drill from being run.
 pub(crate) async fn stage(args: &DrillArgs, world: Option<&Path>, seed: u64, wall_us: i64) -> Result<Staged, CliError> {
-    let loaded = load(args)?;
-    let world = World::find(&args.file, world).map_err(|error| match error {
-        WorldError::Environment(problems) => CliError::Problems(problems),
-        other => CliError::Usage(other.to_string()),
-    })?;
-    stage_world(args, loaded, &world, seed, wall_us).await
-}
-
-/// The same with a world that is at hand.
-///
-/// # Errors
-/// As [`stage`].
-pub(crate) async fn stage_world(args: &DrillArgs, loaded: Loaded, world: &World, seed: u64, wall_us: i64) -> Result<Staged, CliError> {
-    let own = || {
-        world.environment.clone().ok_or_else(|| {
-            CliError::Usage(format!(
-                "{} says nothing of an environment: put a document `kind: Environment` into it, or name one with --environment FILE",
-                world.path
-            ))
-        })
+    let loaded = load(&args.file, &args.sets)?;
+    let world = self::world(&args.file, world)?;
+    let (environment, environment_text) = match said_environment(args.environment.as_ref()) {
+        Some(_) => environment(args)?,
+        None => environment_of(&world)?,
     };
-    let (environment, environment_text) = if said_environment(args.environment.as_ref()).is_some() { environment(args)? } else { own()? };
-    let stage = Stage::open(world, seed, wall_us).await.map_err(|error| CliError::Refused(error.to_string()))?;
+    let stage = Stage::open(&world, seed, wall_us).await.map_err(|error| CliError::Refused(error.to_string()))?;
     let environment = stage.environment(environment);
     match plan_on(loaded, &environment, environment_text, stage.cluster.clone(), seed).await {
         Ok(prepared) => Ok(Staged { stage, prepared }),
@@ -200,8 +187,33 @@ pub(crate) async fn stage_world(args: &DrillArgs, loaded: Loaded, world: &World,
     }
 }
 
+/// The world of a scenario.
+///
+/// # Errors
+/// There is none, or it has mistakes.
+pub(crate) fn world(scenario: &Path, named: Option<&Path>) -> Result<World, CliError> {
+    World::find(scenario, named).map_err(|error| match error {
+        WorldError::Environment(problems) => CliError::Problems(problems),
+        other => CliError::Usage(other.to_string()),
+    })
+}
+
+/// What a world says of its environment, with the text of it.
+///
+/// # Errors
+/// It says nothing.
+pub(crate) fn environment_of(world: &World) -> Result<(Environment, String), CliError> {
+    let none = || {
+        CliError::Usage(format!(
+            "{} says nothing of an environment: put a document `kind: Environment` into it, or name one with --environment FILE",
+            world.path
+        ))
+    };
+    world.environment.clone().ok_or_else(none)
+}
+
 async fn prepare_with(args: &DrillArgs, seed: u64) -> Result<Prepared, CliError> {
-    let loaded = load(args)?;
+    let loaded = load(&args.file, &args.sets)?;
     let (environment, environment_text) = environment(args)?;
     let (name, wanted) = environment
         .spec
@@ -271,7 +283,11 @@ fn environment(args: &DrillArgs) -> Result<(Environment, String), CliError> {
     )))
 }
 
-fn runbooks(loaded: &Loaded) -> Result<BTreeMap<String, String>, CliError> {
+/// The texts of the runbooks of a scenario, by file.
+///
+/// # Errors
+/// One cannot be read.
+pub(crate) fn runbooks(loaded: &Loaded) -> Result<BTreeMap<String, String>, CliError> {
     let mut texts = BTreeMap::new();
     for step in kinds::leaves(&loaded.scenario.spec.steps) {
         if let Some(file) = step.runbook.as_ref().and_then(|r| r.file.as_ref()) {

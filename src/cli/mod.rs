@@ -13,6 +13,7 @@ mod out;
 mod pace;
 mod place;
 mod plan;
+mod rehearse;
 mod report;
 mod run;
 mod schema;
@@ -41,6 +42,7 @@ enum Command {
     Agent(agent::Args),
     Plan(Box<plan::PlanArgs>),
     Report(report::ReportArgs),
+    Rehearse(rehearse::RehearseArgs),
     Run(Box<run::Args>),
     Resume(control::ResumeArgs),
     /// Reverts a drill that was left behind, out of its in-cluster record alone
@@ -84,6 +86,7 @@ fn run(command: Command) -> Exit {
     match command {
         Command::Agent(args) => block_on(agent::run(args)),
         Command::Plan(args) => block_on(plan::run(&args)),
+        Command::Rehearse(args) => rehearse::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Run(args) if args.in_sandbox() => block_in_sandbox(run::run(*args)),
         Command::Run(args) => block_on(run::run(*args)),

@@ -4,9 +4,11 @@
 //! it a drill is performed by the same functions as on a real cluster.
 
 mod participants;
+mod perform;
 mod stage;
 mod world;
 
 pub use participants::Participants;
+pub use perform::{Case, Rehearsal, RehearsalError, Touch, flaky, perform};
 pub use stage::{Stage, StageError};
 pub use world::{World, WorldError};

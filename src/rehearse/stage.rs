@@ -21,6 +21,8 @@ use crate::{
 
 /// The name of a sandbox's cluster, for people.
 pub const CLUSTER: &str = "sandbox";
+/// Who the runner is there: of `system:masters`.
+pub(super) const ADMIN: &str = "admin";
 /// How long a world may take to come up, in the sandbox's time.
 const UP_LIMIT: Duration = Duration::from_secs(600);
 /// How often its pods are looked at.
@@ -79,7 +81,7 @@ impl Stage {
         let sandbox = Sandbox::new(SandboxOptions { seed, wall_us });
         sandbox.start_cluster(ClusterOptions::default());
         let clock = Clock::virtual_at("runner", wall_us);
-        let client = sandbox.client("admin");
+        let client = sandbox.client(ADMIN);
         let broken = |what: &str, error: &kube::Error| StageError::Broken(format!("{what}: {}", cluster::why(error)));
         let own =
             Api::<Namespace>::all(client.clone()).get("kube-system").await.map_err(|error| broken("read namespace kube-system", &error))?;

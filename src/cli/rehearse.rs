@@ -1,0 +1,218 @@
+//! `firedrill rehearse FILE…`: how drills would go, in the sandbox, in seconds.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use owo_colors::{OwoColorize as _, Style};
+use serde_json::{Value, json};
+
+use super::{
+    common::{self, CliError, Output},
+    out,
+};
+use crate::{
+    exit::Exit,
+    rehearse::{Case, Rehearsal, World, flaky, perform},
+    report,
+    sandbox::Weather,
+    scenario::{self, Loaded, types::Environment},
+    verdict::{DrillVerdict, time},
+};
+
+/// Every rehearsal begins at this instant, so that the same seed is the same rehearsal: 2026-01-01T00:00:00Z.
+const WALL_US: i64 = 1_767_225_600_000_000;
+
+/// Rehearse scenarios in the sandbox: how they would unfold, what they would show, what they would touch.
+#[derive(Debug, Args)]
+pub(crate) struct RehearseArgs {
+    /// Scenarios.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The environment to rehearse in; default the world's.
+    #[arg(short, long, value_name = "FILE")]
+    environment: Option<PathBuf>,
+    /// The manifests of what is in the sandbox, as for `run --sandbox`.
+    #[arg(long, value_name = "PATH")]
+    world: Option<PathBuf>,
+    /// A new value for a parameter, as for `run`.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = super::set::parse)]
+    sets: Vec<(String, String)>,
+    /// What everything random comes from.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    /// Rehearse with so many seeds (other times, other targets, every second one with a slow and flaky API server) and tell which
+    /// of them end otherwise than the first.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000), conflicts_with = "flaky")]
+    seeds: Option<u64>,
+    /// With a slow and flaky API server.
+    #[arg(long)]
+    flaky: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// A scenario with all that is needed to rehearse it.
+struct Piece {
+    file: PathBuf,
+    loaded: Loaded,
+    runbooks: BTreeMap<String, String>,
+    world: World,
+    environment: Environment,
+}
+
+impl Piece {
+    fn read(file: &Path, args: &RehearseArgs) -> Result<Self, CliError> {
+        let loaded = common::load(file, &args.sets)?;
+        let runbooks = common::runbooks(&loaded)?;
+        let world = common::world(file, args.world.as_deref())?;
+        let environment = match common::said_environment(args.environment.as_ref()) {
+            Some(path) => scenario::load_environment(&path).map_err(CliError::Problems)?,
+            None => common::environment_of(&world)?.0,
+        };
+        Ok(Self { file: file.to_owned(), loaded, runbooks, world, environment })
+    }
+
+    fn rehearse(&self, seed: u64, is_flaky: bool) -> Result<Rehearsal, CliError> {
+        let weather = if is_flaky { flaky() } else { Weather::default() };
+        let Self { loaded, runbooks, world, environment, .. } = self;
+        let case = Case { loaded, runbooks, world, environment, seed, wall_us: WALL_US, weather: &weather };
+        perform(&case).map_err(|error| CliError::Refused(format!("{}: {error}", self.file.display())))
+    }
+}
+
+/// Runs the command. Each rehearsal makes a runtime of its own.
+pub(crate) fn run(args: &RehearseArgs) -> Exit {
+    let mut pieces = Vec::new();
+    let mut worst = Exit::Passed;
+    for file in &args.files {
+        match Piece::read(file, args) {
+            Ok(piece) => pieces.push(piece),
+            Err(error) => worst = worse(worst, common::report_error(&error)),
+        }
+    }
+    let mut printed = Vec::new();
+    for piece in &pieces {
+        let exit = match args.seeds {
+            None => one(piece, args, &mut printed),
+            Some(seeds) => many(piece, args, seeds, &mut printed),
+        };
+        worst = worse(worst, exit.unwrap_or_else(|error| common::report_error(&error)));
+    }
+    if args.output == Output::Json {
+        out::line(Value::Array(printed));
+    }
+    worst
+}
+
+/// Of several commands' ends the one to be told.
+fn worse(one: Exit, other: Exit) -> Exit {
+    let rank = |exit: Exit| match exit {
+        Exit::Passed => 0,
+        Exit::Inconclusive => 1,
+        Exit::Failed => 2,
+        Exit::Refused => 3,
+        Exit::Usage => 4,
+        Exit::NotClean => 5,
+    };
+    if rank(other) > rank(one) { other } else { one }
+}
+
+fn exit(rehearsal: &Rehearsal) -> Exit {
+    match report::exit(&rehearsal.verdict) {
+        Exit::Passed | Exit::Inconclusive if rehearsal.trouble.is_some() => Exit::Refused,
+        exit => exit,
+    }
+}
+
+fn as_json(piece: &Piece, seed: u64, is_flaky: bool, rehearsal: &Rehearsal) -> Value {
+    let touched: Vec<Value> = rehearsal.touched.iter().map(|(touch, times)| json!({"write": touch.to_string(), "times": times})).collect();
+    json!({
+        "file": piece.file.display().to_string(), "seed": seed, "flaky": is_flaky, "verdict": rehearsal.verdict,
+        "touched": touched, "ownWrites": rehearsal.own_writes, "trouble": rehearsal.trouble,
+    })
+}
+
+fn one(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Result<Exit, CliError> {
+    let rehearsal = piece.rehearse(args.seed, args.flaky)?;
+    if args.output == Output::Json {
+        printed.push(as_json(piece, args.seed, args.flaky, &rehearsal));
+        return Ok(exit(&rehearsal));
+    }
+    let color = common::color_stdout();
+    let heading = |text: &str| if color { text.style(Style::new().bold()).to_string() } else { text.to_owned() };
+    out::line(format_args!("{}\n", heading(&format!("Rehearsal of {}", piece.file.display()))));
+    if let Some(report) = report::collect(&rehearsal.records) {
+        out::line(heading("As it would unfold"));
+        for entry in &report.timeline {
+            let at = entry.offset_us.map_or_else(|| "?".to_owned(), time);
+            for (n, line) in textwrap::wrap(&entry.what, common::width().clamp(60, 140) - 14).iter().enumerate() {
+                out::line(format_args!("  {:>10}  {line}", if n == 0 { at.as_str() } else { "" }));
+            }
+        }
+        out::line("");
+    }
+    out::line(report::terminal(&rehearsal.records, common::width(), color));
+    out::line(heading("What was touched"));
+    for (touch, times) in &rehearsal.touched {
+        out::line(format_args!("  {touch}{}", if *times > 1 { format!(" ({times} times)") } else { String::new() }));
+    }
+    if rehearsal.touched.is_empty() {
+        out::line("  nothing but firedrill's own");
+    }
+    out::line(format_args!("  {} writes of firedrill's own: its namespace, record, Leases and pods", rehearsal.own_writes));
+    if let Some(trouble) = &rehearsal.trouble {
+        out::line(format_args!("\ntrouble: {trouble}"));
+    }
+    Ok(exit(&rehearsal))
+}
+
+/// How a rehearsal ended, in words that can be compared.
+fn ending(rehearsal: &Rehearsal) -> String {
+    let clean = if rehearsal.verdict.clean { "clean" } else { "NOT CLEAN" };
+    format!("{}, {clean}", rehearsal.verdict.drill)
+}
+
+fn many(piece: &Piece, args: &RehearseArgs, seeds: u64, printed: &mut Vec<Value>) -> Result<Exit, CliError> {
+    let mut first: Option<(String, Exit)> = None;
+    let (mut others, mut worst) = (Vec::new(), Exit::Passed);
+    for n in 0..seeds {
+        let (seed, is_flaky) = (args.seed.wrapping_add(n), n % 2 == 1);
+        let rehearsal = piece.rehearse(seed, is_flaky)?;
+        if args.output == Output::Json {
+            printed.push(as_json(piece, seed, is_flaky, &rehearsal));
+        }
+        let (said, ended) = (ending(&rehearsal), exit(&rehearsal));
+        worst = worse(worst, ended);
+        match &first {
+            None => first = Some((said, ended)),
+            Some((reference, _)) if *reference != said => {
+                let missed = rehearsal.verdict.objectives.iter().filter(|o| o.outcome != crate::verdict::Outcome::Met);
+                let mut why: Vec<String> = missed.map(|o| format!("{} {}: {}", o.outcome, o.name, o.reason)).collect();
+                if rehearsal.verdict.drill != DrillVerdict::Failed {
+                    why.extend(rehearsal.verdict.reasons.iter().cloned());
+                }
+                why.extend(rehearsal.verdict.unclean.iter().cloned());
+                why.extend(rehearsal.trouble.clone());
+                others.push((seed, is_flaky, said, why));
+            }
+            Some(_) => {}
+        }
+    }
+    let Some((reference, ended)) = first else { return Ok(Exit::Passed) };
+    if args.output == Output::Text {
+        let file = piece.file.display();
+        out::line(format_args!("{file}: {} of {seeds} seeds end as the first: {reference}", seeds - others.len() as u64));
+        for (seed, is_flaky, said, why) in &others {
+            out::line(format_args!("  seed {seed}: {said}"));
+            for why in why {
+                out::line(format_args!("    - {why}"));
+            }
+            out::line(format_args!("    look at it: firedrill rehearse {file} --seed {seed}{}", if *is_flaky { " --flaky" } else { "" }));
+        }
+    }
+    Ok(if others.is_empty() { ended } else { worse(worst, Exit::Failed) })
+}
