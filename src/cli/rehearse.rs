@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
-    rehearse::{Case, Rehearsal, World, flaky, perform},
+    rehearse::{Case, Fate, MUTANTS, Mutant, Rehearsal, World, flaky, perform},
     report,
     sandbox::Weather,
     scenario::{self, Loaded, types::Environment},
@@ -47,6 +47,10 @@ pub(crate) struct RehearseArgs {
     /// of them end otherwise than the first.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000), conflicts_with = "flaky")]
     seeds: Option<u64>,
+    /// Rehearse in worlds that are weak in the ways real outages have shown, one weakness each, and tell which objective notices.
+    /// Exit code 1 when one survives.
+    #[arg(long, conflicts_with_all = ["seeds", "flaky"])]
+    mutants: bool,
     /// With a slow and flaky API server.
     #[arg(long)]
     flaky: bool,
@@ -76,10 +80,10 @@ impl Piece {
         Ok(Self { file: file.to_owned(), loaded, runbooks, world, environment })
     }
 
-    fn rehearse(&self, seed: u64, is_flaky: bool) -> Result<Rehearsal, CliError> {
+    fn rehearse(&self, seed: u64, is_flaky: bool, mutant: Option<&Mutant>) -> Result<Rehearsal, CliError> {
         let weather = if is_flaky { flaky() } else { Weather::default() };
         let Self { loaded, runbooks, world, environment, .. } = self;
-        let case = Case { loaded, runbooks, world, environment, seed, wall_us: WALL_US, weather: &weather };
+        let case = Case { loaded, runbooks, world, environment, seed, wall_us: WALL_US, weather: &weather, mutant };
         perform(&case).map_err(|error| CliError::Refused(format!("{}: {error}", self.file.display())))
     }
 }
@@ -97,6 +101,7 @@ pub(crate) fn run(args: &RehearseArgs) -> Exit {
     let mut printed = Vec::new();
     for piece in &pieces {
         let exit = match args.seeds {
+            None if args.mutants => mutants(piece, args, &mut printed),
             None => one(piece, args, &mut printed),
             Some(seeds) => many(piece, args, seeds, &mut printed),
         };
@@ -137,7 +142,7 @@ fn as_json(piece: &Piece, seed: u64, is_flaky: bool, rehearsal: &Rehearsal) -> V
 }
 
 fn one(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Result<Exit, CliError> {
-    let rehearsal = piece.rehearse(args.seed, args.flaky)?;
+    let rehearsal = piece.rehearse(args.seed, args.flaky, None)?;
     if args.output == Output::Json {
         printed.push(as_json(piece, args.seed, args.flaky, &rehearsal));
         return Ok(exit(&rehearsal));
@@ -181,7 +186,20 @@ fn many(piece: &Piece, args: &RehearseArgs, seeds: u64, printed: &mut Vec<Value>
     let (mut others, mut worst) = (Vec::new(), Exit::Passed);
     for n in 0..seeds {
         let (seed, is_flaky) = (args.seed.wrapping_add(n), n % 2 == 1);
-        let rehearsal = piece.rehearse(seed, is_flaky)?;
+        let rehearsal = match piece.rehearse(seed, is_flaky, None) {
+            Ok(rehearsal) => rehearsal,
+            Err(CliError::Refused(why)) => {
+                worst = worse(worst, Exit::Refused);
+                let said = "refused".to_owned();
+                match &first {
+                    None => first = Some((said, Exit::Refused)),
+                    Some((reference, _)) if *reference != said => others.push((seed, is_flaky, said, vec![why])),
+                    Some(_) => {}
+                }
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         if args.output == Output::Json {
             printed.push(as_json(piece, seed, is_flaky, &rehearsal));
         }
@@ -215,4 +233,54 @@ fn many(piece: &Piece, args: &RehearseArgs, seeds: u64, printed: &mut Vec<Value>
         }
     }
     Ok(if others.is_empty() { ended } else { worse(worst, Exit::Failed) })
+}
+
+/// The unmutated control first; then each mutant that matters to the drill, on the same seed.
+fn mutants(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Result<Exit, CliError> {
+    let file = piece.file.display();
+    let text = args.output == Output::Text;
+    let control = piece.rehearse(args.seed, false, None)?;
+    if exit(&control) != Exit::Passed {
+        let why = control.verdict.reasons.iter().chain(&control.verdict.unclean).chain(&control.trouble).cloned().collect::<Vec<_>>();
+        return Err(CliError::Refused(format!(
+            "{file}: without any weakness the drill is {} ({}), so that nothing can be learnt from weak worlds: look at it with `firedrill \
+             rehearse {file} --seed {}`",
+            ending(&control),
+            why.join("; "),
+            args.seed
+        )));
+    }
+    if text {
+        out::line(format_args!("{file}: as it is: {}", ending(&control)));
+    }
+    let mut exit = Exit::Passed;
+    let wide = MUTANTS.iter().map(|mutant| mutant.name.len()).max().unwrap_or(0);
+    for mutant in MUTANTS.iter().filter(|mutant| mutant.concerns(&piece.loaded.scenario, &piece.world)) {
+        let fate = match piece.rehearse(args.seed, false, Some(mutant)) {
+            Ok(rehearsal) => mutant.fate(&rehearsal.verdict),
+            // It does not even begin: nobody has learnt why.
+            Err(CliError::Refused(why)) => Fate::Survived(why),
+            Err(error) => return Err(error),
+        };
+        if matches!(fate, Fate::Survived(_)) {
+            exit = Exit::Failed;
+        }
+        if text {
+            let from = if mutant.incident.is_empty() { String::new() } else { format!(", as at {}", mutant.incident) };
+            out::line(format_args!("  {:wide$}  {fate}\n  {:wide$}    ({}{from})", mutant.name, "", mutant.weakness));
+        } else {
+            let (caught, by) = match &fate {
+                Fate::Caught(by) => (true, json!(by)),
+                Fate::Survived(said) => (false, json!(said)),
+            };
+            printed.push(json!({"file": file.to_string(), "seed": args.seed, "mutant": mutant.name, "caught": caught, "by": by}));
+        }
+    }
+    if text {
+        let others: Vec<&str> = MUTANTS.iter().filter(|m| !m.concerns(&piece.loaded.scenario, &piece.world)).map(|m| m.name).collect();
+        if !others.is_empty() {
+            out::line(format_args!("  does not go through what these are about: {}", others.join(", ")));
+        }
+    }
+    Ok(exit)
 }

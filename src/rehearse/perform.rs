@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use super::{Participants, Stage, StageError, World};
+use super::{Mutant, Participants, Stage, StageError, World};
+use tokio::sync::broadcast;
+
 use crate::{
     cluster::ClusterError,
     drill::{Drill, DrillOptions, Takeover},
-    journal::{Disk, Record},
+    journal::{Disk, Event, Record, SteadyPhase},
     plan::{self, Inputs, Plan, snapshot},
     sandbox::{AuditEntry, Weather},
     scenario::{
@@ -36,6 +38,8 @@ pub struct Case<'a> {
     pub wall_us: i64,
     /// What the API server does to the runner.
     pub weather: &'a Weather,
+    /// How the world is weak.
+    pub mutant: Option<&'a Mutant>,
 }
 
 /// Why there was no drill to judge.
@@ -94,7 +98,8 @@ pub fn perform(case: &Case<'_>) -> Result<Rehearsal, RehearsalError> {
     let failed = |error: std::io::Error| RehearsalError::Refused(format!("failed to start: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().map_err(failed)?;
     runtime.block_on(async {
-        let stage = Stage::open(case.world, case.seed, case.wall_us).await?;
+        let weak = case.mutant.map(|mutant| mutant.weaken(case.world, &case.loaded.scenario));
+        let stage = Stage::open(weak.as_ref().unwrap_or(case.world), case.seed, case.wall_us).await?;
         let result = on(case, &stage).await;
         stage.close().await;
         result
@@ -119,7 +124,7 @@ async fn on(case: &Case<'_>, stage: &Stage) -> Result<Rehearsal, RehearsalError>
     // Raw samples need a folder; nobody reads them, and it goes with this.
     let folder = tempfile::tempdir().map_err(|error| refused(format!("failed to make a folder for samples: {error}")))?;
     let begun = stage.sandbox.audit().len();
-    stage.sandbox.set_weather(Weather { users: vec![super::stage::ADMIN.to_owned()], ..case.weather.clone() });
+    let begin_weather = || stage.sandbox.set_weather(Weather { users: vec![super::stage::ADMIN.to_owned()], ..case.weather.clone() });
     crate::agent::pods::ensure_namespace(&stage.cluster, &own).await.map_err(|error| refused(error.to_string()))?;
     let disk = Disk::Memory(crate::journal::MemoryDisk::default());
     let options = DrillOptions {
@@ -137,9 +142,12 @@ async fn on(case: &Case<'_>, stage: &Stage) -> Result<Rehearsal, RehearsalError>
     let drill = Drill::start(stage.cluster.clone(), stage.clock.clone(), plan.clone(), &name, &case.loaded.text, options)
         .await
         .map_err(|error| refused(error.to_string()))?;
+    begin_weather();
     let participants = Participants::of(&drill);
-    let end = drill.run().await;
+    let records = drill.journal().subscribe();
+    let (end, weakened) = tokio::join!(drill.run(), weaken(case, stage, records));
     drop(participants);
+    weakened.map_err(refused)?;
     let mut records = crate::journal::read_on(&disk, &drill.evidence().journal()).map_err(|error| refused(error.to_string()))?;
     records.extend(end.unwritten);
     let audit = stage.sandbox.audit();
@@ -153,6 +161,21 @@ async fn on(case: &Case<'_>, stage: &Stage) -> Result<Rehearsal, RehearsalError>
         }
     }
     Ok(Rehearsal { verdict: verdict::judge(&records), plan, records, touched, own_writes, trouble: end.trouble })
+}
+
+/// What of a mutant comes once the steady state has held.
+async fn weaken(case: &Case<'_>, stage: &Stage, mut records: broadcast::Receiver<Record>) -> Result<(), String> {
+    let Some(mutant) = case.mutant.filter(|mutant| mutant.comes_later()) else { return Ok(()) };
+    loop {
+        match records.recv().await {
+            Ok(Record { event: Event::SteadyState { phase: SteadyPhase::Before, held: true, .. }, .. }) => {
+                let client = stage.sandbox.client(super::mutants::USER);
+                return mutant.weaken_later(&client, case.world).await;
+            }
+            Ok(Record { event: Event::Ended { .. }, .. }) | Err(broadcast::error::RecvError::Closed) => return Ok(()),
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+        }
+    }
 }
 
 /// A slow and flaky API server, as it is while a cluster is in trouble.
