@@ -21,7 +21,7 @@ use crate::{
 /// The prefix of the annotations that choose and tune models.
 const PREFIX: &str = "sandbox.firedrill.dev/";
 /// Who makes a world weak while a drill runs: never the runner, whose writes are told as its own.
-pub(super) const USER: &str = "system:serviceaccount:default:mutant";
+pub(super) const USER: &str = "admin:mutant";
 
 /// What a drill has to go through for a weakness to matter to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

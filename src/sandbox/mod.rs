@@ -79,7 +79,7 @@ impl Sandbox {
         Self { server: Arc::new(transport::Server::new(core)), cluster: Arc::default() }
     }
 
-    /// A client for a user. `admin` is of `system:masters` and may do everything; `system:serviceaccount:NAMESPACE:NAME` is a
+    /// A client for a user. `admin`, and `admin:NAME` for who must be told apart, is of `system:masters` and may do everything; `system:serviceaccount:NAMESPACE:NAME` is a
     /// service account; anybody else may do what roles in the cluster say.
     pub fn client(&self, user: &str) -> kube::Client {
         self.server.client(user)

@@ -13,10 +13,10 @@ pub(super) struct User {
 }
 
 impl User {
-    /// `admin` is of the group that may do everything; a service account has the groups that the real one has.
+    /// `admin` (also with a name, `admin:NAME`) is of the group that may do everything; a service account has the groups that the real one has.
     pub(super) fn named(name: &str) -> Self {
         let mut groups = Vec::new();
-        if name == "admin" {
+        if name == "admin" || name.starts_with("admin:") {
             groups.push("system:masters".to_owned());
         }
         if let Some(account) = name.strip_prefix("system:serviceaccount:") {
