@@ -103,6 +103,13 @@ impl Clock {
         self
     }
 
+    /// The same clock under another name, as that of another machine.
+    #[must_use]
+    pub fn named(mut self, id: &str) -> Self {
+        self.id = ClockId(id.into());
+        self
+    }
+
     /// Sets the wall time of a virtual clock forward or back, for all its clones, as NTP or a person does it. The host's clock is not
     /// ours to set.
     pub fn set_wall(&self, by_us: i64) {

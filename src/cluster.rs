@@ -277,6 +277,18 @@ async fn reach(config: Config, name: String) -> Result<Cluster, ClusterError> {
         Client::try_from(config).map_err(|error| ClusterError::Config { why: format!("context {name} cannot be used: {}", why(&error)) })
     };
     let (client, streams) = (build(calls)?, build(streams)?);
+    identified(client, streams, server, name).await
+}
+
+/// A cluster behind a client that somebody else built, which is asked who it is.
+///
+/// # Errors
+/// When the API server cannot be reached, or does not let its identity be read.
+pub async fn behind(client: Client, name: &str) -> Result<Cluster, ClusterError> {
+    identified(client.clone(), client, name.to_owned(), name.to_owned()).await
+}
+
+async fn identified(client: Client, streams: Client, server: String, name: String) -> Result<Cluster, ClusterError> {
     let what = "read namespace kube-system, whose uid is the cluster's identity";
     match limit(Api::<Namespace>::all(client.clone()).get("kube-system"), CALL_LIMIT, what).await {
         Ok(namespace) => Ok(Cluster { client, streams, name, uid: namespace.uid().unwrap_or_default(), listed: Arc::default() }),

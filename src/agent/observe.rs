@@ -91,12 +91,11 @@ struct Running {
     batches: tokio::task::JoinHandle<()>,
 }
 
-/// Runs the observer's service until it is told to end.
+/// Runs the observer's service until it is told to end. `dialer` is its pod's.
 ///
 /// # Errors
 /// When something it made could not be removed.
-pub async fn run(clock: Clock, events: EventsOut, mut orders: mpsc::Receiver<Order>) -> Result<String, String> {
-    let dialer = Dialer::pod().map_err(|error| error.to_string())?;
+pub async fn run(clock: Clock, dialer: Dialer, events: EventsOut, mut orders: mpsc::Receiver<Order>) -> Result<String, String> {
     let mut observer = Observer { clock, dialer, running: None };
     let mut readings = JoinSet::new();
     loop {

@@ -13,6 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
+    sync::Arc,
 };
 
 use rustix::{
@@ -72,26 +73,89 @@ pub enum State {
     Dead,
 }
 
-/// A node's `/proc`.
+/// The processes of a node that is not this machine: a sandbox's.
+pub trait Table: Send + Sync + std::fmt::Debug {
+    /// All process numbers.
+    fn pids(&self) -> BTreeSet<i32>;
+    /// How a process is.
+    fn state(&self, ident: Ident) -> State;
+    /// All processes that live in the containers of a pod, of these numbers.
+    fn of_pod(&self, pod: &NodePod, pids: &BTreeSet<i32>) -> Vec<Process>;
+    /// Sends a signal to exactly this process. `false` if it is gone.
+    ///
+    /// # Errors
+    /// It is refused, with the reason.
+    fn signal(&self, ident: Ident, signal: Signal) -> Result<bool, String>;
+}
+
+/// The processes of a node.
 #[derive(Debug, Clone)]
-pub struct Proc {
-    root: PathBuf,
+pub enum Proc {
+    /// As its kernel shows them.
+    Kernel(Kernel),
+    /// As somebody else does.
+    Table(Arc<dyn Table>),
 }
 
 impl Default for Proc {
     fn default() -> Self {
-        Self { root: PathBuf::from("/proc") }
+        Self::at(PathBuf::from("/proc"))
     }
 }
 
 impl Proc {
-    /// Another root: for tests.
+    /// Another `/proc`: for tests.
     pub const fn at(root: PathBuf) -> Self {
-        Self { root }
+        Self::Kernel(Kernel { root })
     }
 
     /// All process numbers.
     pub fn pids(&self) -> BTreeSet<i32> {
+        match self {
+            Self::Kernel(kernel) => kernel.pids(),
+            Self::Table(table) => table.pids(),
+        }
+    }
+
+    /// How a process is: dead when it is not there, or its number belongs to another one by now.
+    pub fn state(&self, ident: Ident) -> State {
+        match self {
+            Self::Kernel(kernel) => kernel.state(ident),
+            Self::Table(table) => table.state(ident),
+        }
+    }
+
+    /// All processes in the chosen, named containers of a pod, the first of each process namespace first.
+    pub fn of_pod(&self, pod: &NodePod, pids: impl IntoIterator<Item = i32>) -> Vec<Process> {
+        let mut found = match self {
+            Self::Kernel(kernel) => kernel.of_pod(pod, pids),
+            Self::Table(table) => table.of_pod(pod, &pids.into_iter().collect()),
+        };
+        found.retain(|p| p.state != State::Dead && (pod.containers.is_empty() || pod.containers.contains(&p.container)));
+        found.sort_by_key(|p| (!p.init, p.ident));
+        found
+    }
+
+    /// Sends a signal to exactly this process. `false` if it is gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses, with its reason.
+    pub fn signal(&self, ident: Ident, signal: Signal) -> Result<bool, String> {
+        match self {
+            Self::Kernel(kernel) => kernel.signal(ident, signal),
+            Self::Table(table) => table.signal(ident, signal),
+        }
+    }
+}
+
+/// A node's `/proc`.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    root: PathBuf,
+}
+
+impl Kernel {
+    fn pids(&self) -> BTreeSet<i32> {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
         entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
     }
@@ -102,18 +166,17 @@ impl Proc {
     }
 
     /// The container id of a process if it is in a container of the pod with this uid.
-    pub fn container_id(&self, pid: i32, uid: &str) -> Option<String> {
+    fn container_id(&self, pid: i32, uid: &str) -> Option<String> {
         container_in_cgroups(&self.read(pid, "cgroup")?, uid)
     }
 
     /// The process of a number, now.
-    pub fn ident(&self, pid: i32) -> Option<Ident> {
+    fn ident(&self, pid: i32) -> Option<Ident> {
         let start = parse_stat(&self.read(pid, "stat")?)?.start;
         Some(Ident { pid, start })
     }
 
-    /// How a process is: dead when it is not there, or its number belongs to another one by now.
-    pub fn state(&self, ident: Ident) -> State {
+    fn state(&self, ident: Ident) -> State {
         let Some(stat) = self.read(ident.pid, "stat").as_deref().and_then(parse_stat) else { return State::Dead };
         if stat.start != ident.start {
             return State::Dead;
@@ -143,8 +206,8 @@ impl Proc {
         if all_stopped { State::Stopped } else { State::Running }
     }
 
-    /// All processes in the chosen, named containers of a pod, the first of each process namespace first.
-    pub fn of_pod(&self, pod: &NodePod, pids: impl IntoIterator<Item = i32>) -> Vec<Process> {
+    /// All processes in named containers of a pod.
+    fn of_pod(&self, pod: &NodePod, pids: impl IntoIterator<Item = i32>) -> Vec<Process> {
         let own = i32::try_from(std::process::id()).unwrap_or(0);
         let mut names: BTreeMap<String, Option<String>> = BTreeMap::new();
         let mut found = Vec::new();
@@ -160,21 +223,16 @@ impl Proc {
             found.push(Process { ident, comm: stat.comm, id, container: String::new(), state: self.state(ident), init });
         }
         found.retain_mut(|p| match names.get(&p.id) {
-            Some(Some(name)) if pod.containers.is_empty() || pod.containers.contains(name) => {
+            Some(Some(name)) => {
                 p.container.clone_from(name);
-                p.state != State::Dead
+                true
             }
             _ => false,
         });
-        found.sort_by_key(|p| (!p.init, p.ident));
         found
     }
 
-    /// Sends a signal to exactly this process. `false` if it is gone.
-    ///
-    /// # Errors
-    /// When the kernel refuses, with its reason.
-    pub fn signal(&self, ident: Ident, signal: Signal) -> Result<bool, String> {
+    fn signal(&self, ident: Ident, signal: Signal) -> Result<bool, String> {
         let Some(pid) = Pid::from_raw(ident.pid) else { return Ok(false) };
         let refused = |e: Errno| format!("failed to send {signal:?} to process {}: {e}", ident.pid);
         let fd = match pidfd_open(pid, PidfdFlags::empty()) {

@@ -10,17 +10,23 @@ use std::{
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use serde_json::Value;
 use tokio::{
+    io::DuplexStream,
     net::UnixListener,
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc, oneshot},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::Instant,
 };
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     protocol::{FromAgent, Hello, MAX_PENDING, Req, Res, ToAgent, VERSION, WINDOW, Welcome},
     wire::{Pipe, Wire},
 };
 use crate::clock::Clock;
+
+/// How long a service of firedrill's own may take to undo everything: less than its pod's grace period.
+pub const END_LIMIT: Duration = Duration::from_secs(12);
 
 /// How an agent is set up.
 #[derive(Debug, Clone)]
@@ -33,15 +39,19 @@ pub struct Config {
     pub ttl: Duration,
     /// How long the service may take to undo everything at the end.
     pub end_limit: Duration,
+    /// What ends it where the process is not its own; else SIGTERM and SIGINT do.
+    pub stop: Option<CancellationToken>,
 }
 
 /// Where the runner comes from.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Listen {
     /// Through `firedrill agent attach`, again and again.
     Socket(PathBuf),
     /// This process's standard input and output, once.
     Stdio,
+    /// Connections that somebody in this process makes.
+    Given(mpsc::Receiver<DuplexStream>),
 }
 
 /// What the actor asks of the service.
@@ -157,8 +167,38 @@ struct Actor {
     bye: Option<u64>,
 }
 
+/// What asks an agent's process to end.
+enum Ends {
+    Signals { terminate: Signal, interrupt: Signal },
+    Token(CancellationToken),
+}
+
+impl Ends {
+    fn new(stop: Option<CancellationToken>) -> Result<Self, String> {
+        if let Some(stop) = stop {
+            return Ok(Self::Token(stop));
+        }
+        let of = |kind, name| signal(kind).map_err(|e| format!("failed to wait for {name}: {e}"));
+        Ok(Self::Signals { terminate: of(SignalKind::terminate(), "SIGTERM")?, interrupt: of(SignalKind::interrupt(), "SIGINT")? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        match self {
+            Self::Signals { terminate, interrupt } => tokio::select! {
+                biased;
+                _ = terminate.recv() => "told to terminate",
+                _ = interrupt.recv() => "interrupted",
+            },
+            Self::Token(stop) => {
+                stop.cancelled().await;
+                "told to terminate"
+            }
+        }
+    }
+}
+
 /// Runs an agent until it is told goodbye, its time to live runs out or it gets SIGTERM; then the service undoes everything.
-/// Returns why it ended.
+/// Returns why it ended. Dropped, it ends at once and nothing is undone, as at SIGKILL.
 ///
 /// # Errors
 /// When the socket cannot be made, or the service does not come to its end in time.
@@ -168,11 +208,13 @@ pub async fn serve(
     listen: Listen,
     events: EventsOut,
     orders: mpsc::Sender<Order>,
-    service: JoinHandle<Result<String, String>>,
+    service: impl Future<Output = Result<String, String>> + Send + 'static,
 ) -> Result<String, String> {
+    let service = AbortOnDropHandle::new(tokio::spawn(service));
+    let mut ends = Ends::new(config.stop.clone())?;
     let (candidates_tx, mut candidates) = mpsc::channel(8);
     let stdio = matches!(listen, Listen::Stdio);
-    let acceptor = match listen {
+    let acceptor = AbortOnDropHandle::new(match listen {
         Listen::Socket(path) => {
             // A file left by a container that was restarted in place would be in the way.
             let _ = std::fs::remove_file(&path);
@@ -183,11 +225,8 @@ pub async fn serve(
             let pipe = Pipe { read: Box::new(tokio::io::stdin()), write: Box::new(tokio::io::stdout()), keep: Box::new(()) };
             greet(pipe, candidates_tx).await;
         }),
-    };
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(|e| format!("failed to wait for SIGTERM: {e}"))?;
-    let mut interrupt =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).map_err(|e| format!("failed to wait for SIGINT: {e}"))?;
+        Listen::Given(connections) => tokio::spawn(accept_given(connections, candidates_tx)),
+    });
     let ttl = config.ttl;
     let mut actor = Actor {
         config,
@@ -211,8 +250,7 @@ pub async fn serve(
         };
         tokio::select! {
             biased;
-            _ = terminate.recv() => break "told to terminate".to_owned(),
-            _ = interrupt.recv() => break "interrupted".to_owned(),
+            why = ends.next() => break why.to_owned(),
             () = tokio::time::sleep_until(actor.deadline) => break format!("no runner renewed the time to live of {}", crate::scenario::types::Dur(actor.ttl)),
             Some(Ok((session, id, answer))) = doing.next(), if !doing.is_empty() => actor.answered(&session, id, answer),
             frame = incoming => match frame {
@@ -241,7 +279,7 @@ pub async fn serve(
         }
         actor.pump();
     };
-    acceptor.abort();
+    drop(acceptor);
     tracing::info!("ending: {why}");
     let end_limit = actor.config.end_limit;
     let ended = tokio::time::timeout(end_limit, async {
@@ -406,6 +444,22 @@ async fn accept(listener: UnixListener, candidates: mpsc::Sender<(Hello, Wire<To
                 tracing::warn!("failed to accept a connection: {e}");
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
+        }
+    }
+}
+
+async fn accept_given(mut connections: mpsc::Receiver<DuplexStream>, candidates: mpsc::Sender<(Hello, Wire<ToAgent>)>) {
+    let mut strangers = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(_) = strangers.join_next(), if !strangers.is_empty() => {}
+            // Who comes while eight others have not said who they are waits in the channel.
+            Some(stream) = connections.recv(), if strangers.len() < 8 => {
+                let (read, write) = tokio::io::split(stream);
+                strangers.spawn(greet(Pipe { read: Box::new(read), write: Box::new(write), keep: Box::new(()) }, candidates.clone()));
+            }
+            else => return,
         }
     }
 }

@@ -13,6 +13,7 @@ mod vigil;
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -60,6 +61,31 @@ pub struct Config {
     pub lease: Dur,
     /// Where the journal of a takeover may be written.
     pub scratch: PathBuf,
+    /// Where its lines go.
+    pub log: Log,
+    /// The disk that the journal is on.
+    pub disk: crate::journal::Disk,
+    /// Where that comes from which is random; from the system if nothing is said.
+    pub seed: Option<u64>,
+    /// In a sandbox: the network as its pod has it there.
+    pub sandbox: Option<crate::net::Dialer>,
+}
+
+/// Where the watchdog's lines go: to standard error, if nobody else takes them. That is what `kubectl logs` shows, whatever the level of
+/// logs.
+#[derive(Clone)]
+pub struct Log(pub Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Default for Log {
+    fn default() -> Self {
+        Self(Arc::new(|line| eprintln!("{line}")))
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Log")
+    }
 }
 
 /// Watches until the drill is over, and reverts it if its runner is lost. Says how it ended.
@@ -198,19 +224,19 @@ impl Dog<'_> {
     }
 
     async fn revert(&self, plan: &Plan, lease: Dur, lapsed: std::collections::BTreeMap<String, String>, nth: u32) -> Reverted {
-        let Config { drill, namespace, pod, pod_uid, scratch, .. } = self.config;
+        let Config { drill, namespace, pod, pod_uid, scratch, disk, seed, sandbox, .. } = self.config;
         let stored = match find_record(&self.cluster.client, namespace, drill).await {
             Ok(Some(stored)) => stored,
             Ok(None) => return Reverted::Elsewhere("the drill is over".to_owned()),
             Err(error) => return Reverted::Elsewhere(error.to_string()),
         };
         // A folder of its own: only the record in the cluster says how the drill is.
-        let out = scratch.join(format!("takeover-{nth}-{:08x}", rand::random::<u32>()));
+        let out = scratch.join(format!("takeover-{nth}-{:016x}", seed.unwrap_or_else(rand::random::<u64>)));
         let own_pod = (!pod_uid.is_empty()).then(|| pod_uid.clone());
         let options = DrillOptions {
-            disk: crate::journal::Disk::default(),
-            seed: None,
-            sandbox: None,
+            disk: disk.clone(),
+            seed: seed.map(|seed| crate::random::mix(seed, nth.into())),
+            sandbox: sandbox.clone(),
             by: format!("watchdog (pod {namespace}/{pod})"),
             confirmed_by: None,
             auto_ack: false,
@@ -272,9 +298,9 @@ impl Dog<'_> {
         }
     }
 
-    /// A line of its log. Not tracing: it is what `kubectl logs` shows, whatever the level of logs.
+    /// A line of its log.
     fn say(&self, what: &str) {
-        eprintln!("{} firedrill agent watchdog: {what}", self.clock.now().utc());
+        (self.config.log.0)(&format!("{} firedrill agent watchdog: {what}", self.clock.now().utc()));
     }
 
     /// False when it is to stop.

@@ -18,6 +18,8 @@ use crate::{
     clock::Clock,
     cluster::{self, Cluster},
     exit::Exit,
+    journal::Disk,
+    net::Dialer,
     scenario::types::Dur,
     signals::Signals,
 };
@@ -111,14 +113,16 @@ pub(super) async fn run(args: Args) -> Exit {
             let (orders, rx) = mpsc::channel(64);
             let events = EventsOut::new(args.buffer);
             let clock = Clock::host_as(&format!("agent-{}", args.pod));
-            let service = tokio::spawn(Node::new(Proc::default(), args.pod_uid.clone()).run(rx));
+            let service = Node::new(Proc::default(), args.pod_uid.clone()).run(rx);
             serve(args, clock, events, orders, service).await
         }
         What::Observe { agent, clock_offset_us } => {
             let (orders, rx) = mpsc::channel(64);
             let events = EventsOut::new(agent.buffer);
             let clock = Clock::host_as(&format!("observer/{}", agent.pod)).skewed(clock_offset_us);
-            let service = tokio::spawn(observe::run(clock.clone(), events.clone(), rx));
+            let dialer = Dialer::pod().map_err(|error| error.to_string());
+            let (own, out) = (clock.clone(), events.clone());
+            let service = async move { observe::run(own, dialer?, out, rx).await };
             serve(agent, clock, events, orders, service).await
         }
         What::Attach { socket } => attach(&socket).await,
@@ -131,9 +135,9 @@ async fn serve(
     clock: Clock,
     events: EventsOut,
     orders: mpsc::Sender<server::Order>,
-    service: tokio::task::JoinHandle<Result<String, String>>,
+    service: impl Future<Output = Result<String, String>> + Send + 'static,
 ) -> Exit {
-    let config = Config { drill: args.drill, token: args.token, ttl: args.ttl.0, end_limit: Duration::from_secs(12) };
+    let config = Config { drill: args.drill, token: args.token, ttl: args.ttl.0, end_limit: server::END_LIMIT, stop: None };
     let listen = if args.stdio { Listen::Stdio } else { Listen::Socket(args.socket) };
     // Not tracing: this line is what `kubectl logs` shows, and what the kubelet keeps as the pod's last word.
     match server::serve(config, clock, listen, events, orders, service).await {
@@ -153,7 +157,18 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(120);
 
 async fn watchdog(args: WatchdogArgs) -> Exit {
     let WatchdogArgs { drill, namespace, pod, pod_uid, lease, scratch } = args;
-    let config = watchdog::Config { drill, namespace, pod, pod_uid, lease, scratch };
+    let config = watchdog::Config {
+        drill,
+        namespace,
+        pod,
+        pod_uid,
+        lease,
+        scratch,
+        log: watchdog::Log::default(),
+        disk: Disk::default(),
+        seed: None,
+        sandbox: None,
+    };
     let stop = CancellationToken::new();
     let signals = tokio::spawn(stop_at_a_signal(stop.clone()));
     let ended = tokio::select! {

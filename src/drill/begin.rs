@@ -16,7 +16,7 @@ use super::{Acks, DrillError, DrillState, Fence, executor::Drill};
 use crate::{
     clock::Clock,
     cluster::Cluster,
-    fault::FaultCx,
+    fault::{FaultCx, Leave},
     journal::{Disk, Event, Inbox, Journal, JournalError, Log, Record, RecordStore, ResumeIntent, StoredRecord, find_record},
     net::Dialer,
     plan::Plan,
@@ -195,6 +195,7 @@ impl Drill {
         let mut drill = Self::build(cluster, clock, Arc::new(plan), &name, log, store, state, options, evidence);
         let taken = drill.state();
         if let Some(fresh) = Arc::get_mut(&mut drill) {
+            fresh.faults.leave = leave(&fence);
             fresh.fence = fence;
             for fault in taken.faults.values() {
                 fresh.touched.get_mut().add_intent(&fault.undo, fault.objects.iter().map(|o| (o.kind.as_str(), o.uid.as_str())));
@@ -253,11 +254,12 @@ impl Drill {
         };
         let own = plan.place.firedrill.namespace.clone();
         let journal = Journal::new(log, Some(store), clock.clone(), listener);
+        let fence = Fence::new(cluster.client.clone(), &own, name, &options.instance(), options.lease, clock.clone());
         Arc::new(Self {
-            fence: Fence::new(cluster.client.clone(), &own, name, &options.instance(), options.lease, clock.clone()),
             acks: Acks::new(options.auto_ack, clock.clone()),
             inbox: Inbox::new(cluster.client.clone(), &own, name),
-            faults: FaultCx::new(cluster.clone(), clock.clone(), Arc::clone(&plan), name),
+            faults: FaultCx { leave: leave(&fence), ..FaultCx::new(cluster.clone(), clock.clone(), Arc::clone(&plan), name) },
+            fence,
             probes: Mutex::new(None),
             board: watch::Sender::new(Board::default()),
             state: receiver,
@@ -278,6 +280,12 @@ impl Drill {
             evidence,
         })
     }
+}
+
+/// Leave to change something as long as the Leases are held.
+fn leave(fence: &Fence) -> Leave {
+    let fence = fence.clone();
+    Leave::new(move || fence.check().map_err(|error| error.to_string()))
 }
 
 fn make_dir(evidence: &Evidence) -> Result<(), DrillError> {

@@ -4,7 +4,10 @@
 //! A Lease is somebody else's as long as it is renewed; that is decided by watching it for its whole duration with our
 //! own clock, as client-go's leader election does, never by comparing wall clocks of two machines.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -62,6 +65,8 @@ pub struct Fence {
     drill: String,
     duration: Dur,
     held: Arc<Mutex<BTreeMap<String, Lease>>>,
+    /// Names that may be ours in the cluster though nobody said so: the answer was lost, or giving back failed.
+    unsure: Arc<Mutex<BTreeSet<String>>>,
     /// By the runner's own monotonic clock: until then it may act.
     valid_until_us: watch::Sender<i64>,
     lost: watch::Sender<Option<LeaseError>>,
@@ -78,6 +83,8 @@ impl std::fmt::Debug for Fence {
 /// A part of the duration is never used, so that this runner stops before another may begin even if their clocks run at
 /// slightly different rates and the last call takes its time.
 const SAFETY: i64 = 5;
+/// How often giving a Lease back is tried.
+const GIVE_BACK_TRIES: u32 = 4;
 
 impl Fence {
     /// A fence that holds nothing yet. `duration` is how long a Lease lives without renewal, at least 2 s.
@@ -90,6 +97,7 @@ impl Fence {
             drill: drill.to_owned(),
             duration: duration.max(Dur::from_secs(2)),
             held: Arc::default(),
+            unsure: Arc::default(),
             valid_until_us: watch::Sender::new(i64::MIN),
             lost: watch::Sender::new(None),
             lapsed: watch::Sender::new(false),
@@ -121,7 +129,10 @@ impl Fence {
                     self.held.lock().await.insert(name.clone(), lease);
                 }
                 Err(error) => {
-                    // Best effort: they run out by themselves.
+                    if !matches!(error, LeaseError::Busy { .. }) {
+                        self.unsure.lock().await.insert(name.clone());
+                    }
+                    // Best effort, and tried again at the end; they run out by themselves.
                     let _ = self.give_back().await;
                     return Err(error);
                 }
@@ -303,6 +314,9 @@ impl Fence {
     /// # Errors
     /// The Leases were taken over (for good), or have run out and could not be renewed in time.
     pub fn check(&self) -> Result<(), LeaseError> {
+        if planted!(ActAfterFencing) {
+            return Ok(());
+        }
         if let Some(error) = self.lost.borrow().clone() {
             return Err(error);
         }
@@ -343,22 +357,54 @@ impl Fence {
     /// Deletes the Leases that are still ours.
     ///
     /// # Errors
-    /// One could not be deleted; it will run out by itself, but stays as an object.
+    /// One could not be deleted; it will run out by itself, but stays as an object. It is tried again the next time.
     pub async fn give_back(&self) -> Result<(), LeaseError> {
         let mut held = self.held.lock().await;
+        let mut unsure = self.unsure.lock().await;
         let mut failed = None;
-        while let Some((name, lease)) = held.pop_first() {
-            let params = DeleteParams {
-                preconditions: Some(Preconditions { uid: lease.uid(), resource_version: lease.resource_version() }),
-                ..DeleteParams::default()
-            };
-            match self.call("give back", &name, self.api.delete(&name, &params)).await {
-                // Gone, or no longer ours: nothing to give back.
-                Ok(_) => {}
-                Err(error) => failed = Some(error),
+        let leases = std::mem::take(&mut *held).into_iter().map(|(name, lease)| (name, Some(lease)));
+        for (name, lease) in leases.chain(std::mem::take(&mut *unsure).into_iter().map(|name| (name, None))) {
+            if let Err(error) = self.give_one_back(&name, lease).await {
+                failed = Some(error);
+                unsure.insert(name);
             }
         }
         self.valid_until_us.send_replace(i64::MIN);
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Deletes a Lease as it was last seen. A renewal whose answer was lost or late has made it another one, and it is ours all the
+    /// same: it is looked at again.
+    async fn give_one_back(&self, name: &str, mut seen: Option<Lease>) -> Result<(), LeaseError> {
+        let mut tries = 0;
+        loop {
+            let given = async {
+                let lease = match seen.take() {
+                    Some(lease) => lease,
+                    None => match self.call("read", name, self.api.get(name)).await? {
+                        Ok(found) if found.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) == Some(&self.holder) => found,
+                        // Gone, or no longer ours: nothing to give back.
+                        Ok(_) | Err(_) => return Ok(true),
+                    },
+                };
+                let params = DeleteParams {
+                    preconditions: Some(Preconditions { uid: lease.uid(), resource_version: lease.resource_version() }),
+                    ..DeleteParams::default()
+                };
+                let answer = self.call("give back", name, self.api.delete(name, &params)).await?;
+                Ok(!matches!(answer, Err(409)))
+            };
+            tries += 1;
+            match given.await {
+                Ok(true) => return Ok(()),
+                Ok(false) if tries < GIVE_BACK_TRIES => {}
+                Ok(false) => {
+                    let detail = "it is written to all the time".to_owned();
+                    return Err(LeaseError::Api { doing: "give back", name: name.to_owned(), detail });
+                }
+                Err(error) if tries >= GIVE_BACK_TRIES => return Err(error),
+                Err(_) => tokio::time::sleep(Dur::from_millis(250).0).await,
+            }
+        }
     }
 }

@@ -128,6 +128,10 @@ impl Drill {
 
     /// Removes observers, helpers, runbook pods and Leases, and looks whether anything of the drill is left.
     pub(super) async fn disarm(&self) -> Result<(), DrillError> {
+        // What carries the drill's name may be that of a runner who has taken over.
+        if self.state().leased {
+            self.may_act().await?;
+        }
         let mut left = BTreeSet::new();
         // Agents first: they revert what they hold when told to go.
         left.extend(self.faults.helpers.remove_all(REMOVE_LIMIT).await);

@@ -62,6 +62,7 @@ where
             patch["metadata"]["resourceVersion"] = Value::from(version.take());
             patch["metadata"]["uid"] = Value::from(uid);
             let params = PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() };
+            cx.leave.to(&what)?;
             match cx.cluster.call(&what, api.patch_metadata(name, &params, &Patch::Merge(&patch))).await {
                 Ok(after) => version = after.metadata.resource_version,
                 Err(error) if error.is_conflict() => {

@@ -207,6 +207,7 @@ async fn kill(cx: &FaultCx, namespace: &str, job: &str, uid: &str) -> Result<(),
             preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: found.resource_version() }),
             ..DeleteParams::default()
         };
+        cx.leave.to(&called)?;
         match cx.cluster.call(&format!("delete Job {namespace}/{job}"), api.delete(job, &params)).await {
             Ok(_) => cx.deleted.add(uid),
             Err(error) if (error.is_conflict() || error.is_not_found()) && tries < CHANGES => tries += 1,
@@ -223,6 +224,7 @@ async fn kill(cx: &FaultCx, namespace: &str, job: &str, uid: &str) -> Result<(),
             preconditions: Some(Preconditions { uid: pod.uid(), resource_version: None }),
             ..DeleteParams::default()
         };
+        cx.leave.to(&called)?;
         match cx.cluster.call(format!("delete pod {namespace}/{name}"), cx.cluster.api::<Pod>(namespace).delete(&name, &params)).await {
             Err(error) if !error.is_not_found() && !error.is_conflict() => return Err(error.into()),
             _ => {}

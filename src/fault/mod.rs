@@ -46,6 +46,34 @@ pub struct FaultCx {
     pub helpers: Helpers,
     /// What this runner has deleted.
     pub deleted: Deleted,
+    /// Asked at once before each write.
+    pub leave: Leave,
+}
+
+/// Leave to change something now. What is read before a change takes its time, and Leases may run out meanwhile.
+#[derive(Clone)]
+pub struct Leave(Arc<dyn Fn() -> Result<(), String> + Send + Sync>);
+
+impl Leave {
+    /// As `ask` has it: why not, if not.
+    pub fn new(ask: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ask))
+    }
+
+    /// Always.
+    pub fn always() -> Self {
+        Self::new(|| Ok(()))
+    }
+
+    fn to(&self, what: &str) -> Result<(), FaultError> {
+        (self.0)().map_err(|why| FaultError::failed(what, why))
+    }
+}
+
+impl std::fmt::Debug for Leave {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leave").finish_non_exhaustive()
+    }
 }
 
 /// The uids that a runner has deleted: a second inject finds them gone and knows why, a first one that finds its targets gone
@@ -67,7 +95,7 @@ impl FaultCx {
     /// For a drill. Nothing is placed yet.
     pub fn new(cluster: Cluster, clock: Clock, plan: Arc<Plan>, drill: &str) -> Self {
         let helpers = Helpers::new(cluster.clone(), clock.clone(), Arc::clone(&plan), drill);
-        Self { cluster, clock, plan, drill: drill.to_owned(), helpers, deleted: Deleted::default() }
+        Self { cluster, clock, plan, drill: drill.to_owned(), helpers, deleted: Deleted::default(), leave: Leave::always() }
     }
 }
 
@@ -183,7 +211,10 @@ pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stam
         Undo::Deleted { pods, .. } => pod_kill::inject(cx, spec, pods).await,
         Undo::Scale { .. } => scale::inject(cx, undo).await,
         Undo::CronJob { .. } => cut_backup_job::inject(cx, undo).await,
-        Undo::Processes { pods, how } => processes::inject(cx, pods, *how).await,
+        Undo::Processes { pods, how } => {
+            cx.leave.to("signal processes")?;
+            processes::inject(cx, pods, *how).await
+        }
     }
 }
 

@@ -84,6 +84,7 @@ pub(super) async fn inject(cx: &FaultCx, spec: &FaultSpec, pods: &[PodRef]) -> R
                 ..DeleteParams::default()
             };
             let what = format!("delete pod {}/{}", pod.namespace, pod.name);
+            cx.leave.to(&what)?;
             match cx.cluster.call(&what, cx.cluster.api::<Pod>(&pod.namespace).delete(&pod.name, &params)).await {
                 Ok(_) => {
                     cx.deleted.add(&pod.uid);

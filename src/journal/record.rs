@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
 };
 
 use super::{Event, JournalError, Record, Tail};
@@ -230,14 +230,29 @@ impl RecordStore {
         Err(JournalError::Fenced { drill: self.drill.clone() })
     }
 
-    /// Deletes the record and the inbox.
+    /// Deletes the inbox and the record, if the record is still this runner's.
     ///
     /// # Errors
-    /// The API server does not do it.
+    /// [`JournalError::Fenced`] when somebody else has written to it; otherwise why the API server does not do it.
     pub async fn delete(&mut self) -> Result<(), JournalError> {
-        for name in [inbox_name(&self.drill), name_of(&self.drill)] {
-            let answer = limited("delete", &name, self.api.delete(&name, &DeleteParams::default())).await?;
-            match answer {
+        let record = name_of(&self.drill);
+        let failed = |detail: String| JournalError::Record { doing: "delete", name: record.clone(), detail };
+        let found = limited("read", &record, self.api.get_opt(&record)).await?.map_err(|e| failed(e.to_string()))?;
+        let version = match found {
+            None => None,
+            Some(map) => {
+                let data = map.data.as_ref();
+                let theirs = data.and_then(|data| data.get(EVENTS)).map_or("", String::as_str);
+                if !self.events.starts_with(theirs) || data.and_then(|data| data.get(STARTED)) != Some(&self.started) {
+                    return Err(JournalError::Fenced { drill: self.drill.clone() });
+                }
+                map.resource_version()
+            }
+        };
+        for (name, version) in [(inbox_name(&self.drill), None), (record.clone(), version)] {
+            let preconditions = version.map(|version| Preconditions { uid: None, resource_version: Some(version) });
+            let params = DeleteParams { preconditions, ..DeleteParams::default() };
+            match limited("delete", &name, self.api.delete(&name, &params)).await? {
                 Ok(_) => {}
                 Err(error) if status_code(&error) == Some(404) => {}
                 Err(error) => return Err(JournalError::Record { doing: "delete", name, detail: error.to_string() }),

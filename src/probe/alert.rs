@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::stages::{AmAlert, Notification, PromAlerts, Received, Stages};
+use self::stages::{AmAlert, Notification, PromAlerts, Received, Rules, Stages};
 use super::{Cadence, Outcome, Seen, metric::percent, sampler::Take};
 use crate::{
     clock::{Clock, ClockId, Stamp},
@@ -29,6 +29,8 @@ use crate::{
 
 /// The name of the receiver's clock.
 pub const RECEIVER_CLOCK: &str = "receiver";
+/// How often Prometheus is asked whether it can evaluate the alert's rule.
+const RULES_EVERY: Duration = Duration::from_secs(5);
 /// How often the receiver's clock is compared, and by how many pings each time.
 const LINK_EVERY: Duration = Duration::from_secs(10);
 const PINGS: usize = 7;
@@ -81,6 +83,7 @@ impl Shared {
 /// The follower of Prometheus and the receiver, to be run beside the sampler.
 pub(super) struct Follower {
     probe: Arc<str>,
+    alert: String,
     shared: Arc<Shared>,
     prometheus: Option<Url>,
     receiver: Option<Url>,
@@ -106,9 +109,9 @@ pub(super) fn take(
     let stages = Mutex::new(Stages::new(probe, spec));
     let shared = Arc::new(Shared { url, dialer: dialer.clone(), clock: clock.clone(), stages, blind: Mutex::default(), out: out.clone() });
     let parse = |url: &Option<String>| url.as_deref().map(str::parse::<Url>).transpose();
-    let prometheus = parse(&spec.prometheus)?.map(|base| base.join("/api/v1/alerts"));
+    let prometheus = parse(&spec.prometheus)?;
     let receiver = parse(&spec.receiver)?;
-    let follower = Follower { probe: probe.into(), shared: shared.clone(), prometheus, receiver, cadence };
+    let follower = Follower { probe: probe.into(), alert: spec.name.clone(), shared: shared.clone(), prometheus, receiver, cadence };
     let take: Take = Box::new(move || {
         let shared = shared.clone();
         async move { sample(&shared).await }.boxed()
@@ -143,6 +146,7 @@ impl Follower {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut inbox = self.receiver.clone().map(Inbox::new);
         let (mut prometheus_down, mut receiver_down) = (false, false);
+        let (mut rules_asked, mut broken) = (None::<Instant>, None);
         loop {
             tokio::select! {
                 biased;
@@ -150,22 +154,34 @@ impl Follower {
                 _ = ticks.tick() => {}
             }
             let (fired, received) = futures::join!(self.prometheus(), self.receiver(inbox.as_mut()));
+            if rules_asked.is_none_or(|asked| asked.elapsed() >= RULES_EVERY) {
+                (rules_asked, broken) = (Some(Instant::now()), self.broken().await);
+            }
             let named =
                 |what: &str, asked: &Result<(), NetError>| asked.as_ref().err().map(|error| format!("{what} could not be asked: {error}"));
-            *self.shared.blind() = named("Prometheus", &fired).or(named("the alert receiver", &received));
+            *self.shared.blind() = named("Prometheus", &fired).or(named("the alert receiver", &received)).or(broken.clone());
             self.trouble("Prometheus", fired.err(), &mut prometheus_down).await;
             self.trouble("the alert receiver", received.err(), &mut receiver_down).await;
         }
     }
 
     async fn prometheus(&self) -> Result<(), NetError> {
-        let Some(url) = &self.prometheus else { return Ok(()) };
+        let Some(base) = &self.prometheus else { return Ok(()) };
         let shared = &self.shared;
+        let url = base.join("/api/v1/alerts");
         let send = shared.clock.now();
-        let alerts: PromAlerts = within(self.cadence, get_json(&shared.dialer, url)).await?;
+        let alerts: PromAlerts = within(self.cadence, get_json(&shared.dialer, &url)).await?;
         let complete = shared.clock.now();
         shared.tell(|stages| stages.prometheus(&alerts, &send, &complete)).await;
         Ok(())
+    }
+
+    /// Why the alert's rule cannot be evaluated, if Prometheus says so: then its silence means nothing. What does not know the
+    /// question (some that speak Prometheus' API) says nothing of it.
+    async fn broken(&self) -> Option<String> {
+        let url = self.prometheus.as_ref()?.join("/api/v1/rules?type=alert");
+        let rules: Rules = within(self.cadence, get_json(&self.shared.dialer, &url)).await.ok()?;
+        rules.broken(&self.alert)
     }
 
     async fn receiver(&self, inbox: Option<&mut Inbox>) -> Result<(), NetError> {

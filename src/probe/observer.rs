@@ -90,7 +90,8 @@ impl Observer {
         let Self { link, events, pod } = self;
         // The clock first: nothing it sees can be placed in time before.
         let mut clocks = link.clock_links();
-        if let Some(first) = clocks.borrow_and_update().clone() {
+        let first = clocks.borrow_and_update().clone();
+        if let Some(first) = first {
             tell_clock(&orders, first).await;
         }
         link.call::<Answered>("start", &Ask::Start { probes }, START_LIMIT).await?;

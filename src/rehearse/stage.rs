@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The name of a sandbox's cluster, for people.
-pub const CLUSTER: &str = "sandbox";
+const CLUSTER: &str = "sandbox";
 /// Who the runner is there: of `system:masters`.
 pub(super) const ADMIN: &str = "admin";
 /// How long a world may take to come up, in the sandbox's time.
@@ -203,16 +203,20 @@ impl Stage {
             if phase == "Succeeded" || phase == "Running" && ready {
                 continue;
             }
+            let statuses = status.into_iter().flat_map(|s| s.init_container_statuses.iter().chain(&s.container_statuses).flatten());
             let waits =
-                status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten().find_map(|c| c.state.as_ref()?.waiting.as_ref());
-            let why = waits.map_or_else(String::new, |w| {
-                format!(" ({} {})", w.reason.as_deref().unwrap_or_default(), w.message.as_deref().unwrap_or_default())
-            });
+                statuses.filter_map(|c| c.state.as_ref()?.waiting.as_ref()).find(|w| w.reason.as_deref() != Some("PodInitializing"));
+            let unscheduled = status.and_then(|s| s.conditions.as_ref()?.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False"));
+            let why = match (waits, unscheduled) {
+                (Some(w), _) => format!(": {} {}", w.reason.as_deref().unwrap_or_default(), w.message.as_deref().unwrap_or_default()),
+                (None, Some(c)) => format!(": {}", c.message.as_deref().unwrap_or_default()),
+                (None, None) => String::new(),
+            };
             // Jobs come and go by their own schedule.
             if pod.owner_references().iter().any(|owner| owner.kind == "Job") && waits.is_none() {
                 continue;
             }
-            missing.push(format!("Pod {}/{} is {phase}, not ready{why}", pod.namespace().unwrap_or_default(), pod.name_any()));
+            missing.push(format!("Pod {}/{} is {phase}, not ready{}", pod.namespace().unwrap_or_default(), pod.name_any(), why.trim_end()));
         }
         Ok(missing)
     }

@@ -384,4 +384,101 @@ mod tests {
         assert_eq!(ended, Ended::Code(127));
         assert!(output.contains("no-such-command-here"), "{output}");
     }
+
+    /// The same wrapper and killer in a pod of the sandbox, over the API server.
+    struct Pods(crate::sandbox::Sandbox);
+
+    impl Pods {
+        async fn new() -> Self {
+            use crate::sandbox::{Sandbox, SandboxOptions};
+            let sandbox = Sandbox::new(SandboxOptions { seed: 1, wall_us: 1_767_225_600_000_000 });
+            sandbox.add_node("n0", "a");
+            let pod = serde_json::json!({
+                "metadata": {"name": "tools", "annotations": {"sandbox.firedrill.dev/model": "shell"}},
+                "spec": {"nodeName": "n0", "containers": [{
+                    "name": "main", "image": "tools:1",
+                    // As the runbook's own pods wait.
+                    "command": ["sh", "-c", "echo begun; trap 'exit 0' TERM INT; while :; do sleep 5 & wait $!; done"],
+                }]},
+            });
+            let api = Api::<Pod>::namespaced(sandbox.client("admin"), "default");
+            api.create(&kube::api::PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+            for _ in 0..600 {
+                let phase = api.get("tools").await.unwrap().status.and_then(|s| s.phase);
+                if phase.as_deref() == Some("Running") {
+                    return Self(sandbox);
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            panic!("the pod does not run");
+        }
+
+        fn api(&self) -> Api<Pod> {
+            Api::namespaced(self.0.client("admin"), "default")
+        }
+
+        async fn run(&self, shell: Shell, script: &str, within: Duration, cancel: &CancellationToken) -> (Ended, String) {
+            let place = Place::Pod { api: self.api(), name: "tools".to_owned(), container: None };
+            let mut tail = Tail::default();
+            let ended = run(&place, shell, script, "a block", within, cancel, &mut tail).await;
+            (ended, tail.show(&Masks::default()))
+        }
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn in_the_sandbox_blocks_end_as_they_do_in_a_real_pod() {
+        let pods = Pods::new().await;
+        let never = CancellationToken::new();
+        for (shell, script, ended, output) in [
+            (Shell::Sh, "echo one; echo two >&2\necho three\nexit 7", Ended::Code(7), "one\ntwo\nthree\n"),
+            (Shell::Sh, "echo a\nfalse\necho b\n", Ended::Code(1), "a\n"),
+            (Shell::Sh, "false | true", Ended::Code(0), ""),
+            (Shell::Bash, "false | true", Ended::Code(1), ""),
+            (Shell::Bash, "echo \"$0\"", Ended::Code(0), "a block\n"),
+            (Shell::Sh, "cat\nread x || true\necho after", Ended::Code(0), "after\n"),
+            (Shell::Sh, "cat <<'E'\n  a\\n \"$x\" 'b' %s \\\nE\nprintf '%s' 'ü'", Ended::Code(0), "  a\\n \"$x\" 'b' %s \\\nü"),
+            (Shell::Sh, "sleep 30; echo rested", Ended::Code(0), "rested\n"),
+        ] {
+            assert_eq!(pods.run(shell, script, MINUTE, &never).await, (ended, output.to_owned()), "{script}");
+        }
+        let long = format!(": {}\necho done", "x".repeat(60_000));
+        assert_eq!(pods.run(Shell::Sh, &long, MINUTE, &never).await, (Ended::Code(0), "done\n".to_owned()));
+        // Never success, and said.
+        let (ended, output) = pods.run(Shell::Sh, "echo a; no-such-command-here || true; echo b", MINUTE, &never).await;
+        assert!(matches!(&ended, Ended::Lost(why) if why.contains("not rehearsable")), "{ended:?}");
+        assert_eq!(output, "a\nnot rehearsable: there is no answer to [\"no-such-command-here\"]\n");
+        pods.0.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_the_sandbox_the_whole_group_is_ended_too() {
+        let pods = Pods::new().await;
+        let never = CancellationToken::new();
+        let limit = Duration::from_millis(700);
+        let began = tokio::time::Instant::now();
+        let (ended, output) = pods.run(Shell::Sh, "sleep 61 & echo begun; sleep 62", limit, &never).await;
+        assert_eq!((ended, output.as_str()), (Ended::TimedOut("ended by SIGTERM".to_owned()), "begun\n"));
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        let (ended, _) = pods.run(Shell::Sh, "trap '' TERM; sleep 63; sleep 63", limit, &never).await;
+        assert_eq!(ended, Ended::TimedOut("ended by SIGKILL".to_owned()));
+        let (ended, output) = pods.run(Shell::Sh, "trap 'echo bye; exit 3' TERM; sleep 64", limit, &never).await;
+        assert_eq!((ended, output.as_str()), (Ended::TimedOut("ended by SIGTERM".to_owned()), "bye\n"));
+        let cancel = CancellationToken::new();
+        let stop = cancel.clone();
+        let (ended, ()) = futures::join!(pods.run(Shell::Sh, "sleep 64", MINUTE, &cancel), async move {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            stop.cancel();
+        });
+        assert_eq!(ended.0, Ended::Cancelled("ended by SIGTERM".to_owned()));
+        // The pod's own process has a trap, and so ends at once when it is told to.
+        pods.api().delete("tools", &kube::api::DeleteParams::default()).await.unwrap();
+        let began = tokio::time::Instant::now();
+        while pods.api().get_opt("tools").await.unwrap().is_some() {
+            assert!(began.elapsed() < Duration::from_secs(5), "it needs no SIGKILL");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        pods.0.stop().await;
+    }
 }

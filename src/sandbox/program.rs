@@ -124,21 +124,6 @@ impl Volume {
     pub(in crate::sandbox) fn get<T: Send + Sync + 'static>(&self, name: &str) -> Option<Arc<T>> {
         lock(&self.0).get(name).and_then(|found| Arc::clone(found).downcast().ok())
     }
-
-    /// Names of all that is there.
-    pub(in crate::sandbox) fn names(&self) -> Vec<String> {
-        lock(&self.0).keys().cloned().collect()
-    }
-
-    /// Takes something away. True: it was there.
-    pub(in crate::sandbox) fn remove(&self, name: &str) -> bool {
-        lock(&self.0).remove(name).is_some()
-    }
-
-    /// Takes everything away.
-    pub(in crate::sandbox) fn clear(&self) {
-        lock(&self.0).clear();
-    }
 }
 
 /// Of one run of a container.
@@ -236,17 +221,13 @@ impl Env {
         Some(self.0.hosting.server.upgrade()?.client(&user))
     }
 
-    /// The pod as it is now; as it was at the start if it is gone.
-    fn live_pod(&self) -> Value {
+    /// A knob: the container's own, or that of the pod, as the annotations say now; as they said at the start if the pod is gone.
+    pub(in crate::sandbox) fn knob(&self, name: &str) -> Option<String> {
         let server = self.0.hosting.server.upgrade();
         let found = server.and_then(|server| server.core.lock().peek("", "pods", self.namespace(), self.name()).cloned());
         let same = found.filter(|pod| text(&pod.value, "/metadata/uid") == self.uid());
-        same.map_or_else(|| self.0.pod.clone(), |pod| pod.value.clone())
-    }
-
-    /// A knob: the container's own, or that of the pod, as the annotations say now.
-    pub(in crate::sandbox) fn knob(&self, name: &str) -> Option<String> {
-        model::knob(&self.live_pod(), self.container(), name).map(str::to_owned)
+        let pod = same.as_ref().map_or(&self.0.pod, |pod| &pod.value);
+        model::knob(pod, self.container(), name).map(str::to_owned)
     }
 
     /// A knob that is a duration.
@@ -265,9 +246,7 @@ impl Env {
         let spec = look::items(pod, "/spec/containers").iter().chain(look::items(pod, "/spec/initContainers"));
         let spec = spec.chain(look::items(pod, "/spec/ephemeralContainers")).find(|c| text(c, "/name") == self.container())?;
         let stored = |plural: &str, of: &str, key: &str| -> Option<String> {
-            let server = self.0.hosting.server.upgrade()?;
-            let found = server.core.lock().peek("", plural, self.namespace(), of).cloned()?;
-            let content = found.value.get("data")?.get(key)?.as_str()?.to_owned();
+            let content = self.stored(plural, of)?.get("data")?.get(key)?.as_str()?.to_owned();
             if plural == "configmaps" { Some(content) } else { model::unbase64(&content) }
         };
         // The last of a name counts, and those named one by one before those of a whole object.
@@ -297,6 +276,40 @@ impl Env {
                 _ => None,
             }
         })
+    }
+
+    /// All variables of the container's environment that the manifest names one by one, `$(NAME)` in them replaced.
+    pub(in crate::sandbox) fn vars(&self) -> BTreeMap<String, String> {
+        let specs =
+            ["/spec/containers", "/spec/initContainers", "/spec/ephemeralContainers"].iter().flat_map(|at| look::items(&self.0.pod, at));
+        let Some(spec) = specs.into_iter().find(|c| text(c, "/name") == self.container()) else { return BTreeMap::new() };
+        let mut all: BTreeMap<String, String> = BTreeMap::new();
+        for source in look::items(spec, "/envFrom") {
+            let kinds = [("secrets", text(source, "/secretRef/name")), ("configmaps", text(source, "/configMapRef/name"))];
+            for (plural, name) in kinds.into_iter().filter(|(_, name)| !name.is_empty()) {
+                let found = self.stored(plural, name);
+                for key in found.as_ref().and_then(|f| f.get("data")).and_then(Value::as_object).into_iter().flat_map(|data| data.keys()) {
+                    let name = format!("{}{key}", text(source, "/prefix"));
+                    all.extend(self.var(&name).map(|value| (name, value)));
+                }
+            }
+        }
+        for name in look::items(spec, "/env").iter().map(|variable| text(variable, "/name")) {
+            let Some(mut value) = self.var(name) else { continue };
+            // Those defined before it may be named in it.
+            for (other, content) in &all {
+                value = value.replace(&format!("$({other})"), content);
+            }
+            all.insert(name.to_owned(), value);
+        }
+        all
+    }
+
+    /// An object of the pod's namespace as it is stored now, whoever may read it: what the kubelet mounts into the pod.
+    pub(in crate::sandbox) fn stored(&self, plural: &str, name: &str) -> Option<Value> {
+        let server = self.0.hosting.server.upgrade()?;
+        let found = server.core.lock().peek("", plural, self.namespace(), name).cloned();
+        found.map(|found| found.value.clone())
     }
 
     /// Takes connections at a port of the pod's address from now on. A second listener of the same port takes it over.
@@ -447,8 +460,13 @@ impl Model for Hosted {
         self.turn(turn)
     }
 
-    fn probe(&mut self, _turn: &mut Turn<'_>, probe: &Probe) -> Result<(), String> {
-        self.program.probe(probe)
+    fn probe(&mut self, turn: &mut Turn<'_>, probe: &Probe) -> Result<(), String> {
+        // Two knobs that every program has: it may not ask for its own here, with the cluster's state locked.
+        match probe {
+            Probe::Http { .. } | Probe::Tcp if turn.knob("down") == Some("true") => Err("dial tcp: connect: connection refused".to_owned()),
+            Probe::Http { .. } if turn.knob("unready") == Some("true") => Err("HTTP probe failed with statuscode: 503".to_owned()),
+            other => self.program.probe(other),
+        }
     }
 
     fn exec(&mut self, _turn: &mut Turn<'_>, command: &[String]) -> Exec {

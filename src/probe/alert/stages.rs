@@ -71,6 +71,42 @@ pub(super) struct PromAlert {
     pub(super) active_at: String,
 }
 
+/// `GET /api/v1/rules` of Prometheus.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Rules {
+    data: RuleGroups,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct RuleGroups {
+    groups: Vec<RuleGroup>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct RuleGroup {
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Rule {
+    name: String,
+    /// `ok`, `err` or `unknown`.
+    #[serde(default)]
+    health: String,
+    #[serde(default)]
+    last_error: String,
+}
+
+impl Rules {
+    /// Why a rule of this name cannot be evaluated, if there is one that cannot.
+    pub(super) fn broken(&self, name: &str) -> Option<String> {
+        let mut rules = self.data.groups.iter().flat_map(|group| &group.rules);
+        let broken = rules.find(|rule| rule.name == name && rule.health == "err")?;
+        Some(format!("Prometheus cannot evaluate the rule of {name}: {}", broken.last_error))
+    }
+}
+
 /// A notification as the receiver gives it.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Received {
@@ -323,6 +359,18 @@ mod tests {
         assert!(stages.prometheus(&alerts("pending"), &at(0), &at(10)).is_empty());
         assert_eq!(shown(&stages.prometheus(&alerts("firing"), &at(100), &at(110))), [(AlertStage::Firing, 0, 110)]);
         assert!(stages.prometheus(&alerts("firing"), &at(200), &at(210)).is_empty());
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_evaluated_is_told_and_others_are_not_ours() {
+        let rules = |health: &str| -> Rules {
+            let rules = json!([{"name": "Other", "health": "err", "lastError": "x"}, {"name": "Down", "health": health, "lastError": "no such function"}]);
+            serde_json::from_value(json!({"status": "success", "data": {"groups": [{"name": "g", "rules": rules}]}})).unwrap()
+        };
+        assert_eq!(rules("ok").broken("Down"), None);
+        assert_eq!(rules("unknown").broken("Down"), None);
+        assert_eq!(rules("err").broken("Down").as_deref(), Some("Prometheus cannot evaluate the rule of Down: no such function"));
+        assert_eq!(rules("err").broken("Gone"), None);
     }
 
     #[test]

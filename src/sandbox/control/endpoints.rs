@@ -8,6 +8,7 @@ use super::{
     Again,
     api::{At, By, controller},
     look::{self, deleting, flag, items, label, number, owner_reference, set_label},
+    mirror,
 };
 use crate::sandbox::{
     core::{State, meta, text},
@@ -30,10 +31,13 @@ pub(super) fn reconcile(state: &mut State, key: &Key, _now: i64) -> Again {
         .map(|(_, slice)| Arc::clone(slice))
         .collect();
     let service = state.peek("", "services", &key.0, &key.1).cloned();
-    let Some(service) = service.filter(|service| !deleting(&service.value)) else { return Ok(None) };
+    let Some(service) = service.filter(|service| !deleting(&service.value)) else { return mirror::reconcile(state, key, None) };
     let chosen = look::strings_at(&service.value, "/spec/selector");
-    if chosen.is_empty() || text(&service.value, "/spec/type") == "ExternalName" {
+    if text(&service.value, "/spec/type") == "ExternalName" {
         return Ok(None);
+    }
+    if chosen.is_empty() {
+        return mirror::reconcile(state, key, Some(&service.value));
     }
     // Pods may call a named port by different numbers: one slice for each answer.
     let mut groups: Vec<(Value, Vec<Value>)> = Vec::new();

@@ -106,12 +106,21 @@ pub(super) struct Sight {
 
 impl Sight {
     pub(super) fn of(state: &State) -> Self {
+        Self::without(state, "")
+    }
+
+    /// As if the pod of this uid were not there.
+    pub(super) fn without(state: &State, uid: &str) -> Self {
         let nodes = state.store.list("/nodes", "").map(|(_, node)| Arc::clone(node)).collect();
         let mut pods: BTreeMap<String, Vec<Arc<Stored>>> = BTreeMap::new();
         for (_, pod) in state.store.list("/pods", "").filter(|(_, pod)| !ended(&pod.value)) {
+            if text(&pod.value, "/metadata/uid") == uid {
+                continue;
+            }
             let node = text(&pod.value, "/spec/nodeName");
+            let node = if node.is_empty() { assumed(state, &pod.value).unwrap_or_default() } else { node.to_owned() };
             if !node.is_empty() {
-                pods.entry(node.to_owned()).or_default().push(Arc::clone(pod));
+                pods.entry(node).or_default().push(Arc::clone(pod));
             }
         }
         Self { nodes, pods }
@@ -125,6 +134,19 @@ impl Sight {
     fn within<'a>(&'a self, key: &'a str, value: &'a str) -> impl Iterator<Item = &'a Arc<Stored>> {
         self.nodes.iter().filter(move |node| label(&node.value, key) == value).flat_map(|node| self.on(&node.value))
     }
+}
+
+/// The node where a pod's volumes are being made: it is as good as there (`assume` of the real scheduler), unless it turned out not to
+/// fit there.
+pub(super) fn assumed(state: &State, pod: &Value) -> Option<String> {
+    if look::condition(pod, "PodScheduled").is_some_and(|said| text(said, "/status") == "False") {
+        return None;
+    }
+    let namespace = text(pod, "/metadata/namespace");
+    claims(pod).into_iter().find_map(|claim| {
+        let claim = state.peek("", "persistentvolumeclaims", namespace, &claim)?;
+        Some(look::annotation(&claim.value, super::scheduler::SELECTED)).filter(|node| !node.is_empty()).map(str::to_owned)
+    })
 }
 
 /// Why a node is not for a pod, in the scheduler's words; none: it is. Filters are asked in the real one's order.
@@ -246,9 +268,9 @@ impl Term<'_> {
 
 /// `InterPodAffinity`, and the other way round: pods that do not want this one near them.
 fn neighbours(sight: &Sight, pod: &Value, node: &Value) -> Option<String> {
-    for other in sight.pods.values().flatten() {
+    for (home, other) in sight.pods.iter().flat_map(|(home, all)| all.iter().map(move |other| (home, other))) {
         for term in affinity_terms(&other.value, "podAntiAffinity").iter().filter(|term| term.means(pod)) {
-            let home = sight.nodes.iter().find(|n| text(&n.value, "/metadata/name") == text(&other.value, "/spec/nodeName"));
+            let home = sight.nodes.iter().find(|n| text(&n.value, "/metadata/name") == home);
             let there = home.map_or("", |home| label(&home.value, term.key));
             if !there.is_empty() && there == label(node, term.key) {
                 return Some("node(s) didn't satisfy existing pods anti-affinity rules".to_owned());

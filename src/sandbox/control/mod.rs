@@ -21,6 +21,7 @@ mod garbage;
 mod job;
 mod job_status;
 pub(super) mod look;
+mod mirror;
 mod namespace;
 mod node_life;
 mod notice;

@@ -92,7 +92,7 @@ impl Control {
                     into.extend(pods.map(|(key, _)| (Who::Evict, key.clone())));
                 }
             }
-            "/services" => into.push((Who::Endpoints, key)),
+            "/services" | "/endpoints" => into.push((Who::Endpoints, key)),
             "discovery.k8s.io/endpointslices" => {
                 let service = look::label(after, "kubernetes.io/service-name");
                 into.push((Who::Endpoints, Key(key.0, service.to_owned())));

@@ -50,7 +50,7 @@ pub(super) fn reconcile(state: &mut State, seed: u64, key: &Key, _now: i64) -> A
     Ok(None)
 }
 
-/// True: it got a node.
+/// True: it got a node, or one was chosen for it.
 fn one(state: &mut State, seed: u64, key: &Key, sight: &mut Option<Sight>) -> Answer<bool> {
     let Some(stored) = state.peek("", "pods", &key.0, &key.1).cloned() else { return Ok(false) };
     let pod = &stored.value;
@@ -71,7 +71,13 @@ fn one(state: &mut State, seed: u64, key: &Key, sight: &mut Option<Sight>) -> An
             return cannot(state, key, "Unschedulable", &message).map(|()| false);
         }
     };
-    let sight = sight.get_or_insert_with(|| Sight::of(state));
+    let own;
+    let sight = if fit::assumed(state, pod).is_some() {
+        own = Sight::without(state, text(pod, "/metadata/uid"));
+        &own
+    } else {
+        sight.get_or_insert_with(|| Sight::of(state))
+    };
     let mut why: BTreeMap<String, usize> = BTreeMap::new();
     let mut best: Option<(Vec<i64>, u64, String)> = None;
     // A claim that waits for its volume has chosen its node.
@@ -114,7 +120,7 @@ fn one(state: &mut State, seed: u64, key: &Key, sight: &mut Option<Sight>) -> An
             annotate(&mut value, SELECTED, &node);
             state.change(BY, At::new("", "persistentvolumeclaims", &key.0, claim), "", value)?;
         }
-        return Ok(false);
+        return Ok(true);
     }
     state.bind_to(BY, &key.0, &key.1, &node)?;
     let message = format!("Successfully assigned {}/{} to {node}", key.0, key.1);

@@ -10,9 +10,20 @@
 //!
 //! **Adding one:** a file here with its struct, and a line in [`make`].
 
+mod agent;
+mod alertmanager;
 mod batch;
 mod echo;
+mod exporter;
+mod http;
 mod idle;
+mod label;
+mod postgres;
+mod prometheus;
+mod receiver;
+mod shell;
+mod sql;
+mod web;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -180,13 +191,14 @@ pub(super) trait Model: Send {
 }
 
 /// The model that a container runs: as the annotations of its pod say, else as those of its namespace say for its image
-/// (`sandbox.firedrill.dev/images: "postgres-ha=postgres-tools web=web"`, by the last part of the image's path without tag), else `idle`.
+/// (`sandbox.firedrill.dev/images: "postgres-ha=postgres-tools web=web"`, by the last part of the image's path without tag), else `agent` for
+/// firedrill's own agents, else `idle`.
 ///
 /// # Errors
 /// There is none of that name.
 pub(super) fn make(pod: &Value, container: &Value, images: &str, hosting: Option<&Arc<Hosting>>) -> Result<Box<dyn Model>, String> {
     let name = text(container, "/name");
-    let chosen = knob(pod, name, "model").unwrap_or_else(|| of_image(text(container, "/image"), images).unwrap_or("idle"));
+    let chosen = knob(pod, name, "model").or_else(|| of_image(text(container, "/image"), images)).unwrap_or_else(|| of_command(container));
     let program = match chosen {
         "idle" => return Ok(Box::new(idle::Idle::default())),
         "batch" => return Ok(Box::new(batch::Batch::default())),
@@ -199,9 +211,33 @@ pub(super) fn make(pod: &Value, container: &Value, images: &str, hosting: Option
 /// The programs.
 fn program(name: &str) -> Option<Arc<dyn Program>> {
     Some(match name {
+        "agent" => Arc::new(agent::Agent::default()),
         "echo" => Arc::new(echo::Echo),
+        "shell" => Arc::new(shell::Shell),
+        "alertmanager" => Arc::new(alertmanager::Alertmanager::default()),
+        "backup-exporter" => Arc::new(exporter::Exporter::backups(postgres::info_here)),
+        "object-metrics" => Arc::new(exporter::Exporter::objects()),
+        "postgres-exporter" => Arc::new(exporter::Exporter::postgres()),
+        "prometheus" => Arc::new(prometheus::Prometheus::default()),
+        "receiver" => Arc::new(receiver::Receiver::default()),
+        "web" => Arc::new(web::Web::default()),
+        "postgres" => Arc::new(postgres::Postgres::default()),
+        "postgres-tools" => Arc::new(postgres::PostgresTools::default()),
+        "pgbackrest" => Arc::new(postgres::PgBackRest),
+        "backup-repository" => Arc::new(postgres::BackupRepository),
+        "backup-job" => Arc::new(postgres::BackupJob),
         _ => return None,
     })
+}
+
+/// The model of a container of which nobody says anything: firedrill's own agents are known by their command.
+fn of_command(container: &Value) -> &'static str {
+    let words = ["/command", "/args"].iter().flat_map(|at| look::items(container, at)).filter_map(Value::as_str);
+    let words: Vec<&str> = words.take(2).collect();
+    match words.as_slice() {
+        [program, "agent"] if program.rsplit('/').next() == Some("firedrill") => "agent",
+        _ => "idle",
+    }
 }
 
 /// What a namespace says about an image.

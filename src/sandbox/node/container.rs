@@ -22,6 +22,10 @@ const START_US: (i64, i64) = (100_000, 500_000);
 /// How often a container that cannot be made is tried again.
 const RETRY_US: i64 = 10 * SECOND;
 
+/// The first and the last number of a process: those of a node's own processes are smaller.
+pub(super) const FIRST_PID: i32 = 1_000;
+const LAST_PID: i32 = 4_194_303;
+
 /// What kind of container it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -46,10 +50,12 @@ pub(super) struct End {
 pub(super) struct Process {
     model: Box<dyn Model>,
     pub(super) id: String,
+    /// Its number on the node.
+    pub(super) pid: i32,
     pub(super) started: i64,
     next: Option<i64>,
     /// SIGSTOP.
-    held: bool,
+    pub(super) held: bool,
     /// A SIGTERM that waits for SIGCONT.
     pending_term: bool,
     /// It was asked to end, and is killed then.
@@ -112,6 +118,8 @@ pub(super) struct Around<'a> {
     pub(super) grace: i64,
     pub(super) disk_full: bool,
     pub(super) images: &'a mut std::collections::BTreeSet<String>,
+    /// The last number that the node gave to a process.
+    pub(super) pids: &'a mut i32,
     /// Why it cannot be configured: a Secret that it needs is not there.
     pub(super) unset: Option<String>,
     /// What the namespace says of images.
@@ -255,7 +263,9 @@ impl Container {
         let probes = Watch::all(around.spec, now);
         self.started = !probes.iter().any(|p| p.which == Which::Startup);
         self.ready = self.started && !probes.iter().any(|p| p.which == Which::Readiness);
-        let process = Process { model, id, started: now, next: None, held: false, pending_term: false, kill_at: None, probes };
+        *around.pids = next_pid(*around.pids);
+        let pid = *around.pids;
+        let process = Process { model, id, pid, started: now, next: None, held: false, pending_term: false, kill_at: None, probes };
         self.phase = Phase::Running(process);
         self.follow(next, now);
         None
@@ -504,6 +514,12 @@ fn missing(image: &str) -> bool {
     let host = image.split('/').next().unwrap_or_default();
     let host = host.split(':').next().unwrap_or_default();
     image.contains('/') && (host == "invalid" || host.ends_with(".invalid")) || image.ends_with(":no-such-tag")
+}
+
+/// Numbers of processes, as the kernel gives them: upwards, and from the beginning once they are used up. One that was used so long ago
+/// belongs to nobody any more.
+fn next_pid(last: i32) -> i32 {
+    if last >= LAST_PID { FIRST_PID } else { last + 1 }
 }
 
 /// A container's id, as containerd writes them.

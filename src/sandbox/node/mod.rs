@@ -5,6 +5,7 @@
 mod container;
 mod pod;
 mod probe;
+mod processes;
 mod reach;
 mod report;
 
@@ -17,7 +18,7 @@ use std::{
 use serde_json::{Value, json};
 
 use self::pod::Run;
-pub(super) use self::reach::Reach;
+pub(super) use self::{processes::NodeTable, reach::Reach};
 use super::{
     control::{
         Again, Item, Who,
@@ -56,6 +57,8 @@ pub(super) struct Machine {
     number: u32,
     addresses: u32,
     images: BTreeSet<String>,
+    /// The last number that a process got.
+    pids: i32,
     pub(super) disk_full: bool,
     /// Until when disk pressure is reported after it has ended.
     pressure_until: Option<i64>,
@@ -126,6 +129,7 @@ impl Nodes {
             number,
             addresses: 0,
             images: BTreeSet::new(),
+            pids: container::FIRST_PID,
             disk_full: false,
             pressure_until: None,
             // Kubelets do not beat in step.

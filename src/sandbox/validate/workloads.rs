@@ -39,7 +39,14 @@ pub(super) fn replicated(kind: &Kind, value: &Value, errors: &mut Vec<FieldError
         errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), why));
     }
     names::labels(&labels, "spec.template.labels", errors);
-    let template = value.pointer("/spec/template/spec").cloned().unwrap_or(Value::Null);
+    let mut template = value.pointer("/spec/template/spec").cloned().unwrap_or(Value::Null);
+    // Each pod has a volume of the name of each claim template.
+    let claims = value.pointer("/spec/volumeClaimTemplates").and_then(Value::as_array).into_iter().flatten();
+    let claimed = claims.map(|claim| json!({"name": text(claim, "/metadata/name"), "emptyDir": {}})).collect::<Vec<_>>();
+    if let Some(template) = template.as_object_mut().filter(|_| !claimed.is_empty()) {
+        let volumes = template.entry("volumes").or_insert_with(|| json!([]));
+        volumes.as_array_mut().into_iter().for_each(|volumes| volumes.extend(claimed.clone()));
+    }
     pods::spec(&template, "spec.template.spec", errors);
     let policy = text(&template, "/restartPolicy");
     if matches!(policy, "OnFailure" | "Never") {

@@ -1,0 +1,156 @@
+//! The processes of a node, as a privileged pod with `hostPID` sees them: each container that runs has one.
+
+use std::{collections::BTreeSet, fmt, sync::Weak};
+
+use rustix::process::Signal as UnixSignal;
+
+use super::{
+    super::{cluster::Cluster, control::Who, core::text, model::Signal, store::Key},
+    Nodes,
+    container::Phase,
+};
+use crate::{
+    agent::processes::{Ident, NodePod, Process, State, Table},
+    clock::Clock,
+};
+
+/// A process of a container.
+struct Seen {
+    key: Key,
+    uid: String,
+    container: String,
+    id: String,
+    ident: Ident,
+    comm: String,
+    held: bool,
+}
+
+impl Nodes {
+    fn processes(&self, node: &str) -> Vec<Seen> {
+        let mut all = Vec::new();
+        for ((key, uid), run) in self.runs.iter().filter(|(_, run)| run.node == node) {
+            for container in &run.containers {
+                let Phase::Running(process) = &container.phase else { continue };
+                let id = process.id.split_once("://").map_or(process.id.as_str(), |(_, id)| id);
+                // In ticks of a hundredth of a second, as the kernel has it.
+                let start = u64::try_from(process.started / 10_000).unwrap_or(0);
+                let ident = Ident { pid: process.pid, start };
+                let comm = comm(&run.pod.value, &container.name);
+                all.push(Seen {
+                    key: key.clone(),
+                    uid: uid.clone(),
+                    container: container.name.clone(),
+                    id: id.to_owned(),
+                    ident,
+                    comm,
+                    held: process.held,
+                });
+            }
+        }
+        all
+    }
+}
+
+/// What the kernel calls a container's process: the first 15 bytes of its program's name.
+fn comm(pod: &serde_json::Value, container: &str) -> String {
+    let lists = ["/spec/containers", "/spec/initContainers", "/spec/ephemeralContainers"];
+    let spec = lists.iter().flat_map(|at| super::look::items(pod, at)).find(|c| text(c, "/name") == container);
+    let command = spec.map_or("", |spec| text(spec, "/command/0"));
+    let program = command.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(container);
+    program.chars().take(15).collect()
+}
+
+/// A node's processes as one of its pods sees them.
+pub(in crate::sandbox) struct NodeTable {
+    cluster: Weak<Cluster>,
+    clock: Clock,
+    node: String,
+    /// The pod that looks.
+    own_uid: String,
+    /// It sees the processes of others (`hostPID`).
+    sees_all: bool,
+    /// It may signal them (`privileged`).
+    privileged: bool,
+}
+
+impl fmt::Debug for NodeTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeTable").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl NodeTable {
+    /// For a container of a pod on a node.
+    pub(in crate::sandbox) fn new(cluster: Weak<Cluster>, clock: Clock, node: &str, pod: &serde_json::Value, container: &str) -> Self {
+        let spec = super::look::items(pod, "/spec/containers").iter().find(|c| text(c, "/name") == container);
+        Self {
+            cluster,
+            clock,
+            node: node.to_owned(),
+            own_uid: text(pod, "/metadata/uid").to_owned(),
+            sees_all: super::look::flag(pod, "/spec/hostPID"),
+            privileged: spec.is_some_and(|spec| super::look::flag(spec, "/securityContext/privileged")),
+        }
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        let Some(cluster) = self.cluster.upgrade() else { return Vec::new() };
+        let mut all = cluster.lock().nodes.processes(&self.node);
+        all.retain(|p| self.sees_all || p.uid == self.own_uid);
+        all
+    }
+}
+
+impl Table for NodeTable {
+    fn pids(&self) -> BTreeSet<i32> {
+        self.seen().into_iter().map(|p| p.ident.pid).collect()
+    }
+
+    fn state(&self, ident: Ident) -> State {
+        match self.seen().into_iter().find(|p| p.ident == ident) {
+            None => State::Dead,
+            Some(p) if p.held => State::Stopped,
+            Some(_) => State::Running,
+        }
+    }
+
+    fn of_pod(&self, pod: &NodePod, pids: &BTreeSet<i32>) -> Vec<Process> {
+        let own = self.seen().into_iter().filter(|p| p.uid == pod.uid && pids.contains(&p.ident.pid));
+        let process = |p: Seen| Process {
+            ident: p.ident,
+            comm: p.comm,
+            // The status and the mounts say the same name.
+            container: pod.ids.get(&p.id).cloned().unwrap_or(p.container),
+            id: p.id,
+            state: if p.held { State::Stopped } else { State::Running },
+            init: true,
+        };
+        own.map(process).collect()
+    }
+
+    fn signal(&self, ident: Ident, signal: UnixSignal) -> Result<bool, String> {
+        let refused = |why: &str| format!("failed to send {signal:?} to process {}: {why}", ident.pid);
+        let to = match signal {
+            UnixSignal::STOP => Signal::Stop,
+            UnixSignal::CONT => Signal::Continue,
+            UnixSignal::KILL => Signal::Kill,
+            UnixSignal::TERM => Signal::Term,
+            _ => return Err(refused("not rehearsable")),
+        };
+        let Some(found) = self.seen().into_iter().find(|p| p.ident == ident) else { return Ok(false) };
+        if !self.privileged && found.uid != self.own_uid {
+            return Err(refused("Operation not permitted"));
+        }
+        let Some(cluster) = self.cluster.upgrade() else { return Ok(false) };
+        let now = self.clock.now().wall_us;
+        let hit = {
+            let mut inner = cluster.lock();
+            let run = inner.nodes.runs.get_mut(&(found.key.clone(), found.uid));
+            run.is_some_and(|run| run.signal(&found.container, to, now))
+        };
+        if hit {
+            cluster.poke([(Who::Kubelet, found.key)]);
+        }
+        Ok(hit)
+    }
+}
