@@ -41,7 +41,7 @@ fn agent(ttl: Duration, buffer: usize, clock: Clock) -> Agent {
     let done = Arc::new(AtomicU32::new(0));
     let (orders, mut rx) = mpsc::channel(64);
     let count = Arc::clone(&done);
-    let service = tokio::spawn(async move {
+    let service = async move {
         while let Some(order) = rx.recv().await {
             match order {
                 Order::Call { body, reply } => {
@@ -55,8 +55,8 @@ fn agent(ttl: Duration, buffer: usize, clock: Clock) -> Agent {
             }
         }
         Ok("undone".to_owned())
-    });
-    let config = Config { drill: "d".to_owned(), token: "t".to_owned(), ttl, end_limit: LIMIT };
+    };
+    let config = Config { drill: "d".to_owned(), token: "t".to_owned(), ttl, end_limit: LIMIT, stop: None };
     let ended = tokio::spawn(serve(config, clock, Listen::Socket(socket.clone()), events.clone(), orders, service));
     Agent { socket, events, done, ended, _dir: dir }
 }

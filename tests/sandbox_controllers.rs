@@ -764,10 +764,10 @@ async fn a_container_that_crashes_is_started_again_with_longer_pauses() {
         let pod: Pod = world.get("crash").await;
         let status = pod.status.unwrap().container_statuses.unwrap_or_default();
         if let Some(state) = status.first().and_then(|s| s.state.clone()) {
-            if let Some(at) = state.running.and_then(|r| r.started_at) {
-                if starts.last() != Some(&at.0) {
-                    starts.push(at.0);
-                }
+            if let Some(at) = state.running.and_then(|r| r.started_at)
+                && starts.last() != Some(&at.0)
+            {
+                starts.push(at.0);
             }
             backoff |= state.waiting.and_then(|w| w.reason).as_deref() == Some("CrashLoopBackOff");
         }

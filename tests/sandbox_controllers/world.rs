@@ -1,5 +1,7 @@
 //! A small cluster, and how tests talk to it.
 
+#![allow(dead_code, reason = "each suite uses its own part")]
+
 use std::{cell::Cell, fmt::Debug, time::Duration};
 
 use firedrill::sandbox::{Sandbox, SandboxOptions};

@@ -1,0 +1,262 @@
+//! What a seed stands for: a scenario, the weather, and the trouble that befalls its runner.
+
+use std::time::Duration;
+
+use firedrill::{journal::ResumeIntent, sandbox::Weather};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use serde_json::{Value, json};
+
+/// All that is drawn from one seed.
+#[derive(Debug, Clone)]
+pub(crate) struct Script {
+    pub(crate) seed: u64,
+    pub(crate) scenario: Value,
+    /// Of the second drill, where there is one.
+    pub(crate) second: Value,
+    pub(crate) lease: Duration,
+    pub(crate) weather: Weather,
+    /// How long after the drill's beginning it rains.
+    pub(crate) rain_after: Duration,
+    pub(crate) trouble: Trouble,
+    pub(crate) nuisance: Nuisance,
+}
+
+/// When a runner dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// In place of this poll of its tasks.
+    Poll(u64),
+    /// This long after it began.
+    After(Duration),
+}
+
+/// How a drill is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Takeover {
+    pub(crate) intent: ResumeIntent,
+    /// On the machine of the runner before, with its journal; else on another one.
+    pub(crate) same_machine: bool,
+    /// What the other machine's clock is ahead.
+    pub(crate) skew_us: i64,
+    /// How long after the trouble.
+    pub(crate) after: Duration,
+}
+
+/// What befalls the runner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    None,
+    /// It dies; with its machine's power, maybe.
+    Crash {
+        when: When,
+        power: bool,
+        takeover: Takeover,
+    },
+    /// It is not run for a while, and taken over from meanwhile, maybe.
+    Sleep {
+        at: Duration,
+        long: Duration,
+        takeover: Option<Takeover>,
+    },
+    /// A second drill in the same namespace.
+    Second {
+        at: Duration,
+    },
+    /// Somebody tries to take it over while it lives.
+    Hasty {
+        at: Duration,
+        takeover: Takeover,
+    },
+    /// Its wall clock is set.
+    WallJump {
+        at: Duration,
+        by_us: i64,
+    },
+}
+
+/// What others do meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nuisance {
+    None,
+    /// A person asks for an abort.
+    Abort(Duration),
+    /// A person stops all drills.
+    Stop(Duration),
+    /// Somebody scales `web`.
+    Scale(Duration, u32),
+    /// Somebody resumes the CronJob.
+    Resume(Duration),
+    /// etcd is compacted.
+    Compact(Duration),
+}
+
+struct Die(StdRng);
+
+impl Die {
+    fn one_in(&mut self, n: u32) -> bool {
+        self.0.random_range(0..n) == 0
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        self.0.random_range(0..n)
+    }
+
+    fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+
+    fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.0.random_range(range))
+    }
+
+    /// As many small numbers as large ones.
+    fn poll(&mut self) -> u64 {
+        let bits = self.0.random_range(4..13_u32);
+        self.0.random_range(1..1_u64 << bits)
+    }
+
+    fn takeover(&mut self) -> Takeover {
+        Takeover {
+            intent: self.of(&[ResumeIntent::Resume, ResumeIntent::Revert]),
+            same_machine: self.one_in(2),
+            skew_us: self.of(&[0, 3_600_000_000, -7_000_000]),
+            after: self.millis(1..20_000),
+        }
+    }
+
+    fn weather(&mut self) -> Weather {
+        let [refused, lost, slow, slowest_ms, watch_cut, watch_gap] = match self.below(5) {
+            0 | 1 => [0; 6],
+            2 => [8, 4, 40, 800, 100, 50],
+            3 => [25, 12, 80, 2_500, 200, 100],
+            _ => [70, 40, 150, 12_000, 300, 200],
+        };
+        let slowest = Duration::from_millis(u64::from(slowest_ms));
+        Weather { refused, lost, slow, slowest, watch_cut, watch_gap, users: Vec::new() }
+    }
+
+    fn trouble(&mut self) -> Trouble {
+        match self.below(12) {
+            0 | 1 => Trouble::None,
+            2..=5 => {
+                let when = if self.one_in(3) { When::After(self.millis(0..25_000)) } else { When::Poll(self.poll()) };
+                Trouble::Crash { when, power: self.one_in(2), takeover: self.takeover() }
+            }
+            6 | 7 => {
+                let takeover = (!self.one_in(3)).then(|| self.takeover());
+                let (at, long) = (self.millis(0..20_000), self.millis(500..60_000));
+                Trouble::Sleep { at, long, takeover }
+            }
+            8 | 9 => Trouble::Second { at: self.millis(0..15_000) },
+            10 => Trouble::Hasty { at: self.millis(0..15_000), takeover: self.takeover() },
+            _ => Trouble::WallJump { at: self.millis(0..15_000), by_us: self.of(&[3_600_000_000, -3_600_000_000, -40_000_000, 5_000_000]) },
+        }
+    }
+
+    fn nuisance(&mut self) -> Nuisance {
+        match self.below(10) {
+            0 => Nuisance::Abort(self.millis(0..20_000)),
+            1 => Nuisance::Stop(self.millis(0..20_000)),
+            2 => Nuisance::Scale(self.millis(0..15_000), self.of(&[2, 4, 5])),
+            3 => Nuisance::Resume(self.millis(2_000..20_000)),
+            4 => Nuisance::Compact(self.millis(0..15_000)),
+            _ => Nuisance::None,
+        }
+    }
+
+    fn scenario(&mut self, name: &str) -> Value {
+        let mut faults = vec![
+            json!({"name": "shrink", "inject": {"scale": {"target": "web", "replicas": 1}}}),
+            json!({"name": "cut", "inject": {"cutBackupJob": {"target": "backup", "how": self.of(&["suspend", "empty"])}}}),
+            json!({"name": "kill", "inject": {"podKill": {"target": "one-api"}}}),
+            json!({"name": "kill all", "inject": {"podKill": {"target": "all-web"}}}),
+        ];
+        let wanted = 1 + self.below(3);
+        let mut steps = Vec::new();
+        let mut injected: Vec<(String, bool)> = Vec::new();
+        let mut chosen = Vec::new();
+        for _ in 0..wanted {
+            let mut fault = faults.remove(self.below(faults.len()));
+            let name = fault["name"].as_str().unwrap_or_default().to_owned();
+            let holds = !name.starts_with("kill");
+            if holds && self.one_in(4) {
+                fault["inject"]["for"] = json!(format!("{}ms", 500 + self.below(6_000)));
+            }
+            if self.one_in(4) {
+                fault["onFailure"] = json!("continue");
+            }
+            injected.push((name, holds));
+            chosen.push(fault);
+        }
+        if chosen.len() > 1 && self.one_in(4) {
+            steps.push(json!({"parallel": chosen}));
+        } else {
+            for fault in chosen {
+                steps.push(fault);
+                match self.below(4) {
+                    0 => {}
+                    1 => steps.push(json!({"waitFor": {"probe": "api", "state": "good", "for": "1s", "timeout": "20s"}})),
+                    _ => steps.push(json!({"hold": format!("{}ms", 200 + self.below(4_000))})),
+                }
+            }
+            if let Some((name, _)) = injected.iter().find(|(_, holds)| *holds)
+                && self.one_in(3)
+            {
+                steps.push(json!({"revert": name}));
+            }
+        }
+        steps.push(json!({"hold": format!("{}ms", 200 + self.below(5_000))}));
+        let mut objectives = vec![json!({"check": {"probe": "job", "state": "good"}})];
+        for (name, _) in &injected {
+            let probe = match name.as_str() {
+                "kill" => "api",
+                "kill all" | "shrink" => "web",
+                _ => "job",
+            };
+            let within = self.of(&["200ms", "1s", "3s", "6s", "20s"]);
+            objectives.push(json!({"recoveryTime": {"probe": probe, "after": name, "within": within, "stableFor": "1s"}, "name": format!("back after {name}")}));
+            let at_least = self.of(&["10%", "50%", "90%"]);
+            objectives.push(json!({"availability": {"probe": probe, "after": name, "for": "4s", "atLeast": at_least}, "name": format!("up after {name}")}));
+        }
+        let ready = |name: &str, replicas: u32| {
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "namespace": "shop", "name": name,
+                   "cel": format!("has(object.status.readyReplicas) && object.status.readyReplicas == {replicas}")})
+        };
+        let every = |die: &mut Self| die.of(&["100ms", "250ms", "500ms"]);
+        let (web, api, job) = (every(self), every(self), every(self));
+        json!({"apiVersion": "firedrill.dev/v1alpha1", "kind": "Scenario", "metadata": {"name": name}, "spec": {
+            "summary": "A simulated drill.",
+            "targets": {
+                "web": {"namespace": "shop", "deployment": "web"},
+                "one-api": {"namespace": "shop", "pods": "app=api", "mode": "one"},
+                "all-web": {"namespace": "shop", "pods": "app=web", "mode": "all"},
+                "backup": {"namespace": "shop", "cronJob": "backup"},
+            },
+            "limits": {"pods": self.of(&[2_u32, 3, 8, 8, 8, 8, 8, 8]), "objects": self.of(&[1_u32, 3, 3, 3, 3]), "duration": self.of(&["10s", "2m", "2m"])},
+            "probes": {
+                "web": {"object": ready("web", 3), "every": web, "timeout": "1s"},
+                "api": {"object": ready("api", 2), "every": api, "timeout": "1s"},
+                "job": {"object": {"apiVersion": "batch/v1", "kind": "CronJob", "namespace": "shop", "name": "backup",
+                                   "cel": "!(has(object.spec.suspend) && object.spec.suspend)"}, "every": job, "timeout": "1s"},
+            },
+            "steadyState": {"good": ["web", "api", "job"], "for": "1s", "timeout": "30s"},
+            "steps": steps,
+            "objectives": objectives,
+        }})
+    }
+}
+
+/// What a seed stands for.
+pub(crate) fn script(seed: u64) -> Script {
+    let mut die = Die(StdRng::seed_from_u64(seed));
+    Script {
+        seed,
+        scenario: die.scenario("sim"),
+        second: die.scenario("other"),
+        lease: Duration::from_secs(die.of(&[4, 8, 15])),
+        weather: die.weather(),
+        rain_after: if die.one_in(3) { Duration::ZERO } else { die.millis(0..12_000) },
+        trouble: die.trouble(),
+        nuisance: die.nuisance(),
+    }
+}

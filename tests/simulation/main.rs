@@ -1,0 +1,82 @@
+//! The project's own engine through thousands of bad days: each seed is a drill in a sandbox, with weather and with trouble for its
+//! runner, and checkers that stand apart from the engine look at what came of it.
+//!
+//! `FIREDRILL_SIM_SEEDS=N` plays N seeds instead of 1,000, `FIREDRILL_SIM_FROM=K` beginning with K; `FIREDRILL_SIM_SEED=K` plays one and
+//! tells all of it.
+
+mod check;
+mod draw;
+mod history;
+#[cfg(debug_assertions)]
+mod planted;
+mod play;
+mod run;
+mod world;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// How many seeds there are when nothing else is said.
+const SEEDS: u64 = 1_000;
+/// Every so many seeds one is played twice.
+const TWICE: u64 = 20;
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok().filter(|text| !text.is_empty())?;
+    Some(text.replace('_', "").parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    if let Some(seed) = number("FIREDRILL_SIM_SEED") {
+        return play::on_a_large_stack(move || play::tell(seed));
+    }
+    let (from, seeds) = (number("FIREDRILL_SIM_FROM").unwrap_or(0), number("FIREDRILL_SIM_SEEDS").unwrap_or(SEEDS));
+    let next = AtomicU64::new(from);
+    let failures: Mutex<BTreeMap<u64, Vec<String>>> = Mutex::default();
+    let sums: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
+    let began = std::time::Instant::now();
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= from + seeds {
+                return;
+            }
+            let played = play::one(seed, seed.is_multiple_of(TWICE));
+            let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
+            for what in played.sorts {
+                *sums.entry(what).or_default() += 1;
+            }
+            if !played.wrong.is_empty() {
+                failures.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, played.wrong);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            std::thread::Builder::new().stack_size(play::STACK).spawn_scoped(scope, work).expect("a thread");
+        }
+    });
+    let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let took = began.elapsed();
+    println!("{seeds} seeds in {took:.1?} on {threads} threads: {sums:?}");
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for (seed, wrong) in &failures {
+        println!("seed {seed}, commit {}:", play::commit());
+        wrong.iter().for_each(|why| println!("  {why}"));
+        println!("  again: FIREDRILL_SIM_SEED={seed} cargo test --test simulation no_seed -- --nocapture");
+    }
+    assert!(failures.is_empty(), "{} of {seeds} seeds break a promise: {:?}", failures.len(), failures.keys().take(20).collect::<Vec<_>>());
+    // A simulation in which nothing happens finds nothing.
+    if seeds >= 200 {
+        for what in ["broke something", "ended clean", "died", "was taken over", "met", "missed"] {
+            assert!(sums.get(what).is_some_and(|n| *n >= seeds / 50), "too few seeds in which a drill {what}: {sums:?}");
+        }
+    }
+}

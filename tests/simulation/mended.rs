@@ -1,0 +1,128 @@
+//! What simulation has found in the engine, each by itself.
+
+use std::time::Duration;
+
+use firedrill::{
+    clock::{Clock, ClockId, Stamp},
+    drill::Fence,
+    fault::{self, FaultCx, Leave, Undo},
+    journal::{Event, JournalError, RecordStore, Tail, find_record},
+    plan::Plan,
+    sandbox::Weather,
+    scenario::types::{Dur, FaultSpec},
+};
+use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::ConfigMap};
+use kube::{
+    ResourceExt as _,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+
+use crate::{
+    history::{OWN, done},
+    world::{WALL_US, World},
+};
+
+const RUNNER_0: &str = "runner-0";
+
+fn lossy(world: &World) {
+    world.sandbox.set_weather(Weather { lost: 1000, users: vec![RUNNER_0.to_owned()], ..Weather::default() });
+}
+
+async fn leases(world: &World) -> usize {
+    world.api::<Lease>(OWN).list(&ListParams::default()).await.unwrap().items.len()
+}
+
+fn fence(world: &World) -> Fence {
+    let clock = Clock::virtual_at("machine-0", WALL_US);
+    Fence::new(world.sandbox.client(RUNNER_0), OWN, "d", "one", Dur::from_secs(8), clock)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_given_back_though_the_answers_were_lost() {
+    let world = World::new(7).await.unwrap();
+    // Taken, and nobody told us.
+    let one = fence(&world);
+    lossy(&world);
+    assert!(one.take(&["ns-shop".to_owned()]).await.is_err());
+    assert_eq!(leases(&world).await, 0, "what was made by a request without an answer is left");
+    // Renewed, and nobody told us.
+    world.sandbox.set_weather(Weather::default());
+    let two = fence(&world);
+    two.take(&["ns-shop".to_owned()]).await.unwrap();
+    lossy(&world);
+    assert!(two.renew().await.is_err());
+    assert_eq!(leases(&world).await, 1);
+    world.sandbox.set_weather(Weather::default());
+    two.give_back().await.unwrap();
+    assert_eq!(leases(&world).await, 0, "a renewal without an answer made it another Lease");
+    world.sandbox.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_changed_once_the_leases_have_run_out_while_it_was_read() {
+    let world = World::new(7).await.unwrap();
+    let fence = fence(&world);
+    fence.take(&["ns-shop".to_owned()]).await.unwrap();
+    let asked = fence.clone();
+    let leave = Leave::new(move || asked.check().map_err(|error| error.to_string()));
+    let clock = Clock::virtual_at("machine-0", WALL_US);
+    let cx = FaultCx { leave, ..FaultCx::new(world.cluster(RUNNER_0), clock, Plan::empty("d").into(), "d") };
+    let web = world.api::<Deployment>("shop").get("web").await.unwrap();
+    let undo = Undo::Scale {
+        namespace: "shop".to_owned(),
+        kind: "Deployment".to_owned(),
+        name: "web".to_owned(),
+        uid: web.uid().unwrap_or_default(),
+        before: 3,
+        set: 1,
+        ready: 3,
+    };
+    // The read takes longer than the Lease lives.
+    let slow = Weather { slow: 1000, slowest: Duration::from_secs(9), users: vec![RUNNER_0.to_owned()], ..Weather::default() };
+    let replicas = async || world.api::<Deployment>("shop").get("web").await.unwrap().spec.and_then(|s| s.replicas);
+    fence.check().unwrap();
+    let mut refused = 0;
+    for _ in 0..5 {
+        fence.renew().await.unwrap();
+        world.sandbox.set_weather(slow.clone());
+        let injected = fault::inject(&cx, &FaultSpec::default(), &undo).await;
+        world.sandbox.set_weather(Weather::default());
+        let late = fence.check().is_err();
+        let patched = world.sandbox.audit().iter().any(|e| done(e) && e.user == RUNNER_0 && e.resource == "deployments");
+        if late && !patched {
+            assert!(injected.is_err(), "it says that it changed something");
+            refused += 1;
+        }
+        if patched {
+            fault::revert(&FaultCx { leave: Leave::always(), ..cx.clone() }, &undo).await.unwrap();
+            break;
+        }
+    }
+    assert!(refused > 0, "no read took longer than the Lease");
+    assert_eq!(replicas().await, Some(3));
+    world.sandbox.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_another_runner_has_written_to_is_not_deleted() {
+    let world = World::new(7).await.unwrap();
+    let mut store = RecordStore::new(world.sandbox.client(RUNNER_0), OWN, "d", "");
+    let at = Stamp { clock: ClockId("machine-0".into()), mono_us: 0, wall_us: WALL_US };
+    let note = |text: &str| serde_json::to_string(&json!({"seq": 0, "prev": "", "at": at, "event": Event::Note { text: text.to_owned() }})).unwrap();
+    store.push(note("the plan"));
+    store.push(note("mine"));
+    store.flush(&Tail::default()).await.unwrap();
+    let patch = json!({"data": {"events.jsonl": format!("{}\n{}\n", note("mine"), note("theirs"))}});
+    let maps = world.api::<ConfigMap>(OWN);
+    let before = maps.get("firedrill-d").await.unwrap();
+    maps.patch("firedrill-d", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    assert!(matches!(store.delete().await, Err(JournalError::Fenced { .. })));
+    assert!(find_record(&world.admin, OWN, "d").await.is_err() || maps.get_opt("firedrill-d").await.unwrap().is_some());
+    // As it was, it goes.
+    let back = json!({"data": before.data});
+    maps.patch("firedrill-d", &PatchParams::default(), &Patch::Merge(&back)).await.unwrap();
+    store.delete().await.unwrap();
+    assert!(maps.get_opt("firedrill-d").await.unwrap().is_none());
+    world.sandbox.stop().await;
+}
