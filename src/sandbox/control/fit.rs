@@ -136,10 +136,9 @@ impl Sight {
     }
 }
 
-/// The node where a pod's volumes are being made: it is as good as there (`assume` of the real scheduler), unless it turned out not to
-/// fit there.
+/// The node where a pod's volumes are, or are being made, while it has none: it is as good as there (`assume` of the real scheduler).
 pub(super) fn assumed(state: &State, pod: &Value) -> Option<String> {
-    if look::condition(pod, "PodScheduled").is_some_and(|said| text(said, "/status") == "False") {
+    if !text(pod, "/spec/nodeName").is_empty() {
         return None;
     }
     let namespace = text(pod, "/metadata/namespace");

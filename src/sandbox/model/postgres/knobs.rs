@@ -94,6 +94,9 @@ pub(super) fn flag(env: &Env, name: &str) -> Result<bool, String> {
 /// `5%` in millionths.
 pub(super) fn share(text: &str) -> Option<u32> {
     let (whole, fraction) = text.strip_suffix('%')?.split_once('.').unwrap_or((text.strip_suffix('%')?, ""));
+    if whole.is_empty() {
+        return None;
+    }
     let digits = format!("{whole}{fraction:0<4}");
     let millionths: u32 = digits.parse().ok().filter(|_| fraction.len() <= 4)?;
     (millionths <= 1_000_000).then_some(millionths)

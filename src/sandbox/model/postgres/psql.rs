@@ -1,7 +1,7 @@
 //! `psql`, as far as runbooks use it: statements by `-c`, in a session of the server beside it.
 
 use super::{execute::Rows, server::Server, value::Kind};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// What was asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,8 +69,22 @@ pub(super) fn read(argv: &[String]) -> Option<Asked> {
             }
         }
     }
-    // A session with a person is none to rehearse.
-    (!asked.commands.is_empty()).then_some(asked)
+    Some(asked)
+}
+
+impl Asked {
+    /// With what the environment and standard input say. None: there is nothing to run, and a session with a person is none to rehearse.
+    pub(super) fn with(mut self, vars: &BTreeMap<String, String>, stdin: &[u8]) -> Option<Self> {
+        for (field, var) in [(&mut self.host, "PGHOST"), (&mut self.user, "PGUSER"), (&mut self.database, "PGDATABASE")] {
+            if field.is_none() {
+                *field = vars.get(var).cloned();
+            }
+        }
+        if self.commands.is_empty() {
+            self.commands.push(String::from_utf8(stdin.to_vec()).ok().filter(|text| !text.trim().is_empty())?);
+        }
+        Some(self)
+    }
 }
 
 /// Runs it: the exit code.
@@ -168,7 +182,12 @@ mod tests {
         assert_eq!(asked.commands, ["select", "begin"]);
         assert!(asked.unaligned && asked.tuples);
         assert_eq!(read(&words("psql orders -c x")).unwrap().database.as_deref(), Some("orders"));
-        for unknown in ["psql", "psql -d orders", "psql -Z -c x", "psql -f file", "psql -c"] {
+        let piped =
+            |text: &str| read(&words("psql -d orders")).unwrap().with(&BTreeMap::from([("PGHOST".into(), "/tmp".into())]), text.as_bytes());
+        assert_eq!(piped(" "), None);
+        let piped = piped("select 1").unwrap();
+        assert_eq!((piped.commands.as_slice(), piped.host.as_deref()), (["select 1".to_owned()].as_slice(), Some("/tmp")));
+        for unknown in ["psql -Z -c x", "psql -f file", "psql -c"] {
             assert_eq!(read(&words(unknown)), None, "{unknown}");
         }
     }

@@ -53,7 +53,7 @@ impl Commands for Tools {
         async move {
             match ran.argv.first().map(String::as_str) {
                 Some("psql") => {
-                    let asked = psql::read(ran.argv)?;
+                    let asked = psql::read(ran.argv)?.with(ran.vars, &ran.stdin)?;
                     // Another host is asked over the network, which nobody has needed yet.
                     if asked.host.as_ref().is_some_and(|host| !host.starts_with('/')) {
                         return None;
