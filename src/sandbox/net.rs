@@ -125,6 +125,11 @@ impl Net {
         waiting.into_values().for_each(Waker::wake);
     }
 
+    /// The way between the API server and a node: what goes over it waits while the node has no network.
+    pub(in crate::sandbox) fn to_node(self: &Arc<Self>, node: &str) -> ToNode {
+        ToNode(Arc::new(Path { net: Arc::clone(self), from: None, to: node.to_owned() }))
+    }
+
     /// Takes connections at an address from now on.
     pub(in crate::sandbox) fn listen(self: &Arc<Self>, ip: &str, port: u16) -> Listener {
         let (queue, streams) = mpsc::channel(BACKLOG);
@@ -142,6 +147,52 @@ impl Net {
         let server = self.server.upgrade()?;
         let state = server.core.lock();
         Some(with(&state))
+    }
+}
+
+/// The way between the API server and a node.
+pub(in crate::sandbox) struct ToNode(Arc<Path>);
+
+impl ToNode {
+    /// What is read over it.
+    pub(in crate::sandbox) fn reader(&self, stream: Box<dyn AsyncRead + Send + Unpin>) -> Box<dyn AsyncRead + Send + Unpin> {
+        Box::new(Wire::new(stream, Arc::clone(&self.0)))
+    }
+
+    /// What is written over it.
+    pub(in crate::sandbox) fn writer(&self, stream: Box<dyn AsyncWrite + Send + Unpin>) -> Box<dyn AsyncWrite + Send + Unpin> {
+        Box::new(Sent(Wire::new(stream, Arc::clone(&self.0))))
+    }
+
+    /// Waits until the node has its network.
+    pub(in crate::sandbox) async fn open(&self) {
+        if !self.0.is_open() {
+            self.0.opened().await;
+        }
+    }
+}
+
+/// An end of a connection whose other end does not know that the network is gone: what is written waits here.
+struct Sent(Wire<Box<dyn AsyncWrite + Send + Unpin>>);
+
+impl Sent {
+    fn ready(&mut self, cx: &mut Context<'_>) -> Poll<Pin<&mut (dyn AsyncWrite + Send + Unpin)>> {
+        std::task::ready!(self.0.path.poll_open(self.0.id, cx));
+        Poll::Ready(Pin::new(&mut *self.0.stream))
+    }
+}
+
+impl AsyncWrite for Sent {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        std::task::ready!(self.ready(cx)).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.ready(cx)).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.ready(cx)).poll_shutdown(cx)
     }
 }
 
@@ -383,33 +434,33 @@ impl Path {
 }
 
 /// An end of a connection. What is written while the network is gone waits in the sender's buffer; what is read comes when it is back.
-struct Wire {
-    stream: DuplexStream,
+struct Wire<S> {
+    stream: S,
     path: Arc<Path>,
     id: u64,
 }
 
-impl Wire {
-    fn new(stream: DuplexStream, path: Arc<Path>) -> Self {
+impl<S> Wire<S> {
+    fn new(stream: S, path: Arc<Path>) -> Self {
         let id = path.number();
         Self { stream, path, id }
     }
 }
 
-impl Drop for Wire {
+impl<S> Drop for Wire<S> {
     fn drop(&mut self) {
         self.path.net.lock().waiting.remove(&self.id);
     }
 }
 
-impl AsyncRead for Wire {
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         std::task::ready!(self.path.poll_open(self.id, cx));
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Wire {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
