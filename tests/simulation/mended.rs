@@ -61,47 +61,32 @@ async fn a_lease_is_given_back_though_the_answers_were_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_changed_once_the_leases_have_run_out_while_it_was_read() {
-    let world = World::new(7).await.unwrap();
-    let fence = fence(&world);
-    fence.take(&["ns-shop".to_owned()]).await.unwrap();
-    let asked = fence.clone();
-    let leave = Leave::new(move || asked.check().map_err(|error| error.to_string()));
-    let clock = Clock::virtual_at("machine-0", WALL_US);
-    let cx = FaultCx { leave, ..FaultCx::new(world.cluster(RUNNER_0), clock, Plan::empty("d").into(), "d") };
-    let web = world.api::<Deployment>("shop").get("web").await.unwrap();
-    let undo = Undo::Scale {
-        namespace: "shop".to_owned(),
-        kind: "Deployment".to_owned(),
-        name: "web".to_owned(),
-        uid: web.uid().unwrap_or_default(),
-        before: 3,
-        set: 1,
-        ready: 3,
-    };
-    // The read takes longer than the Lease lives.
     let slow = Weather { slow: 1000, slowest: Duration::from_secs(9), users: vec![RUNNER_0.to_owned()], ..Weather::default() };
-    let replicas = async || world.api::<Deployment>("shop").get("web").await.unwrap().spec.and_then(|s| s.replicas);
-    fence.check().unwrap();
-    let mut refused = 0;
-    for _ in 0..5 {
-        fence.renew().await.unwrap();
+    let mut late = 0;
+    for seed in 0..8 {
+        let world = World::new(seed).await.unwrap();
+        let fence = fence(&world);
+        fence.take(&["ns-shop".to_owned()]).await.unwrap();
+        let asked = fence.clone();
+        let leave = Leave::new(move || asked.check().map_err(|error| error.to_string()));
+        let clock = Clock::virtual_at("machine-0", WALL_US);
+        let cx = FaultCx { leave, ..FaultCx::new(world.cluster(RUNNER_0), clock, Plan::empty("d").into(), "d") };
+        let web = world.api::<Deployment>("shop").get("web").await.unwrap();
+        let (namespace, kind, name, uid) = ("shop".to_owned(), "Deployment".to_owned(), "web".to_owned(), web.uid().unwrap_or_default());
+        let undo = Undo::Scale { namespace, kind, name, uid, before: 3, set: 1, ready: 3 };
+        // Most of its Lease's life is over; the read then takes up to 9 s.
+        tokio::time::sleep(Duration::from_millis(6_300)).await;
+        fence.check().unwrap();
         world.sandbox.set_weather(slow.clone());
         let injected = fault::inject(&cx, &FaultSpec::default(), &undo).await;
-        world.sandbox.set_weather(Weather::default());
-        let late = fence.check().is_err();
         let patched = world.sandbox.audit().iter().any(|e| done(e) && e.user == RUNNER_0 && e.resource == "deployments");
-        if late && !patched {
-            assert!(injected.is_err(), "it says that it changed something");
-            refused += 1;
+        if injected.is_err() {
+            assert!(!patched && fence.check().is_err(), "{injected:?}");
+            late += 1;
         }
-        if patched {
-            fault::revert(&FaultCx { leave: Leave::always(), ..cx.clone() }, &undo).await.unwrap();
-            break;
-        }
+        world.sandbox.stop().await;
     }
-    assert!(refused > 0, "no read took longer than the Lease");
-    assert_eq!(replicas().await, Some(3));
-    world.sandbox.stop().await;
+    assert!(late >= 6, "the Lease had run out when the answer came, and yet something was changed: {late} of 8 refused");
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,7 +94,9 @@ async fn a_record_that_another_runner_has_written_to_is_not_deleted() {
     let world = World::new(7).await.unwrap();
     let mut store = RecordStore::new(world.sandbox.client(RUNNER_0), OWN, "d", "");
     let at = Stamp { clock: ClockId("machine-0".into()), mono_us: 0, wall_us: WALL_US };
-    let note = |text: &str| serde_json::to_string(&json!({"seq": 0, "prev": "", "at": at, "event": Event::Note { text: text.to_owned() }})).unwrap();
+    let note = |text: &str| {
+        serde_json::to_string(&json!({"seq": 0, "prev": "", "at": at, "event": Event::Note { text: text.to_owned() }})).unwrap()
+    };
     store.push(note("the plan"));
     store.push(note("mine"));
     store.flush(&Tail::default()).await.unwrap();

@@ -34,7 +34,7 @@ const STORM: Duration = Duration::from_secs(120);
 /// No simulation takes longer, in virtual time.
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
 /// No runner is polled more often: one that is goes round in circles, and time does not pass.
-const MOST_POLLS: u64 = 300_000;
+const MOST_POLLS: u64 = 100_000;
 /// How often somebody takes a drill over that does not end.
 const TAKEOVERS: usize = 5;
 
