@@ -171,7 +171,10 @@ impl Stage {
     }
 
     async fn missing(&self, client: &Client) -> kube::Result<Vec<String>> {
-        use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+        use k8s_openapi::api::{
+            apps::v1::{DaemonSet, Deployment, StatefulSet},
+            batch::v1::Job,
+        };
         let mut missing = Vec::new();
         let few = |what: &str, name: String, wanted: i32, ready: Option<i32>| {
             let ready = ready.unwrap_or(0);
@@ -194,6 +197,12 @@ impl Stage {
                 status.map_or(1, |s| s.desired_number_scheduled),
                 status.map(|s| s.number_ready),
             ));
+        }
+        for job in Api::<Job>::all(client.clone()).list(&all).await? {
+            let done = job.status.as_ref().is_some_and(|s| s.completion_time.is_some());
+            if job.owner_references().is_empty() && !done {
+                missing.push(format!("Job {} has not completed", job.name_any()));
+            }
         }
         for pod in Api::<Pod>::all(client.clone()).list(&all).await? {
             let status = pod.status.as_ref();

@@ -7,7 +7,11 @@ use futures::{SinkExt as _, StreamExt as _, future::BoxFuture};
 use hyper::{Request, Response, StatusCode, body::Incoming, header};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::mpsc,
+    task::JoinSet,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
@@ -20,6 +24,7 @@ use super::{
     request::{Ask, Place},
     serve::{Body, full, whole},
 };
+use crate::net::Stream;
 
 /// How a command in a container ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +78,10 @@ pub trait Kubelets: Send + Sync {
     fn reachable(&self, node: &str) -> bool;
     /// Runs a command. It is dropped when the client goes away.
     fn exec(&self, ask: ExecAsk) -> BoxFuture<'static, ExecEnd>;
+    /// Opens a connection to a port of a pod, as from within it.
+    fn forward(&self, _pod: &Value, port: u16) -> BoxFuture<'static, Result<Stream, String>> {
+        Box::pin(std::future::ready(Err(format!("nothing listens on port {port}"))))
+    }
     /// A container's log so far, or why there is none (answered with 400).
     ///
     /// # Errors
@@ -86,6 +95,9 @@ const PIPE_BYTES: usize = 64 * 1024;
 const INPUT_BYTES: usize = 1024 * 1024;
 /// How long the client may take to say that it closes, too.
 const CLOSE_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How many ports are forwarded at once, and how many messages wait for one.
+const MOST_PORTS: usize = 16;
+const MESSAGES: usize = 1024;
 /// What goes into one WebSocket message at most.
 const CHUNK: usize = 16 * 1024;
 
@@ -200,16 +212,49 @@ pub(super) fn exec(core: &Core, kind: &Kind, ask: &Ask, place: &Place, request: 
         let why = format!("cannot exec into a container in a completed pod; current phase is {phase}");
         return Err(Refusal::bad_request(why));
     }
-    let (pod, container, kubelets) = core.lock().container(kind, ask, place)?;
     if place.subresource == "portforward" {
-        return Err(Refusal::new(501, "", "the sandbox forwards no ports: dial the pod by its virtual network"));
+        return forward(core, ask, pod.value.clone(), request);
     }
+    let (pod, container, kubelets) = core.lock().container(kind, ask, place)?;
     if !["stdin", "stdout", "stderr"].iter().any(|stream| ask.flag(stream)) {
         return Err(Refusal::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
     }
     if place.subresource == "exec" && command.is_empty() {
         return Err(Refusal::bad_request("you must specify at least one command for the container"));
     }
+    let stdin = ask.flag("stdin");
+    upgrade(core, request, move |socket| session(socket, pod, container, command, stdin, kubelets))
+}
+
+/// `…/portforward`: a WebSocket with two channels a port, one for what passes and one for why nothing does.
+///
+/// # Errors
+/// 400: no port, no node, not a WebSocket. 500: the kubelet cannot be reached.
+fn forward(core: &Core, ask: &Ask, pod: Value, request: &mut Request<Incoming>) -> Answer<Response<Body>> {
+    let words = ask.all("ports");
+    let ports: Result<Vec<u16>, _> = words.iter().flat_map(|text| text.split(',')).map(str::parse).collect();
+    let Some(ports) = ports.ok().filter(|ports| (1..=MOST_PORTS).contains(&ports.len())) else {
+        return Err(Refusal::bad_request("query parameter \"port\" is required"));
+    };
+    let node = text(&pod, "/spec/nodeName").to_owned();
+    if node.is_empty() {
+        return Err(Refusal::bad_request(format!("pod {} does not have a host assigned", text(&pod, "/metadata/name"))));
+    }
+    let kubelets = core.lock().kubelets.clone().filter(|kubelets| kubelets.reachable(&node));
+    let Some(kubelets) = kubelets else {
+        return Err(Refusal::new(500, "", format!("error dialing backend: dial tcp: lookup {node}: no such host")));
+    };
+    upgrade(core, request, move |socket| forwarding(socket, pod, ports, kubelets))
+}
+
+/// Answers with a WebSocket, and does with it what is to be done.
+///
+/// # Errors
+/// 400: the request is none for a WebSocket.
+fn upgrade<F>(core: &Core, request: &mut Request<Incoming>, with: impl FnOnce(Socket) -> F + Send + 'static) -> Answer<Response<Body>>
+where
+    F: Future<Output = ()> + Send,
+{
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
     let offered = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let protocol = ["v5.channel.k8s.io", "v4.channel.k8s.io"].into_iter().find(|known| offered.split(',').any(|o| o.trim() == *known));
@@ -217,14 +262,12 @@ pub(super) fn exec(core: &Core, kind: &Kind, ask: &Ask, place: &Place, request: 
         return Err(Refusal::bad_request("Upgrade request required"));
     };
     let upgrade = hyper::upgrade::on(request);
-    let stdin = ask.flag("stdin");
     let mut sessions = core.sessions.lock().unwrap_or_else(PoisonError::into_inner);
     while sessions.try_join_next().is_some() {}
     sessions.spawn(async move {
         // Fails only when the client is gone before it was told that it may begin.
         let Ok(upgraded) = upgrade.await else { return };
-        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
-        session(socket, pod, container, command, stdin, kubelets).await;
+        with(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await).await;
     });
     drop(sessions);
     let response = Response::builder()
@@ -300,6 +343,80 @@ async fn session(mut socket: Socket, pod: Value, container: String, command: Vec
     let _ = socket.close(None).await;
     let closed = async { while let Some(Ok(_)) = socket.next().await {} };
     let _ = tokio::time::timeout(CLOSE_LIMIT, closed).await;
+}
+
+/// Passes on what ports of a pod say and are told (`pkg/kubelet/cri/streaming/portforward`): the first message of every channel is its
+/// port.
+async fn forwarding(mut socket: Socket, pod: Value, ports: Vec<u16>, kubelets: Arc<dyn Kubelets>) {
+    let (said, mut outputs) = mpsc::channel::<(u8, Bytes)>(MESSAGES);
+    let (mut inputs, mut tasks) = (Vec::new(), JoinSet::new());
+    for (channel, port) in (0_u8..).step_by(2).zip(&ports) {
+        for channel in [channel, channel + 1] {
+            if send(&mut socket, channel, &port.to_le_bytes()).await.is_err() {
+                return;
+            }
+        }
+        let (input, told) = mpsc::channel::<Bytes>(MESSAGES);
+        inputs.push(input);
+        tasks.spawn(one_port(kubelets.forward(&pod, *port), channel, told, said.clone()));
+    }
+    drop(said);
+    loop {
+        tokio::select! {
+            biased;
+            output = outputs.recv() => match output {
+                Some((channel, bytes)) => if send(&mut socket, channel, &bytes).await.is_err() { return },
+                None => break,
+            },
+            message = socket.next() => match message {
+                Some(Ok(Message::Binary(bytes))) => {
+                    if let Some(input) = bytes.first().filter(|channel| *channel % 2 == 0).and_then(|channel| inputs.get(usize::from(channel / 2)))
+                        // Nobody there any more is told by its channel. One that takes nothing for so long is given up.
+                        && matches!(input.try_send(bytes.slice(1..)), Err(mpsc::error::TrySendError::Full(_)))
+                    {
+                        return;
+                    }
+                }
+                Some(Ok(Message::Ping(bytes))) => drop(socket.send(Message::Pong(bytes)).await),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(_)) => {}
+            },
+        }
+    }
+    let _ = socket.close(None).await;
+    let closed = async { while let Some(Ok(_)) = socket.next().await {} };
+    let _ = tokio::time::timeout(CLOSE_LIMIT, closed).await;
+}
+
+async fn one_port(
+    connect: BoxFuture<'static, Result<Stream, String>>,
+    channel: u8,
+    mut told: mpsc::Receiver<Bytes>,
+    said: mpsc::Sender<(u8, Bytes)>,
+) {
+    let stream = match connect.await {
+        Ok(stream) => stream,
+        Err(why) => {
+            // The client may be gone, and does not need to know then.
+            let _ = said.send((channel + 1, Bytes::from(why))).await;
+            return;
+        }
+    };
+    let (mut read, mut write) = tokio::io::split(stream);
+    let mut buffer = vec![0_u8; CHUNK];
+    loop {
+        tokio::select! {
+            biased;
+            read = read.read(&mut buffer) => match read {
+                Ok(n) if n > 0 => if said.send((channel, Bytes::copy_from_slice(&buffer[..n]))).await.is_err() { return },
+                _ => return,
+            },
+            bytes = told.recv() => match bytes {
+                Some(bytes) => if write.write_all(&bytes).await.is_err() { return },
+                None => return,
+            },
+        }
+    }
 }
 
 /// Writes some of the input, or its end where there is no more. None: nobody takes any.

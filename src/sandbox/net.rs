@@ -17,7 +17,7 @@ use std::{
 use futures::{FutureExt as _, future::BoxFuture};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::mpsc,
 };
 

@@ -15,6 +15,7 @@ mod cron_job;
 mod daemon_set;
 mod deployment;
 mod endpoints;
+mod ephemeral;
 mod evict;
 mod fit;
 mod garbage;
@@ -60,6 +61,8 @@ pub(super) enum Who {
     NodeLife,
     /// Eviction of a pod by its node's taints, and of pods whose node is gone.
     Evict,
+    /// Claims of pods' own volumes.
+    Ephemeral,
     Volumes,
     Scheduler,
     ReplicaSet,
@@ -187,6 +190,7 @@ fn act(state: &mut State, control: &mut Control, nodes: &mut Nodes, (who, key): 
         Who::Kubelet => nodes.sync(state, key, now),
         Who::NodeLife => node_life::reconcile(state, control, key, now),
         Who::Evict => evict::reconcile(state, control, key, now),
+        Who::Ephemeral => ephemeral::reconcile(state, key),
         Who::Volumes => volumes::reconcile(state, control.seed, key, now),
         Who::Scheduler => scheduler::reconcile(state, control.seed, key, now),
         Who::ReplicaSet => replica_set::reconcile(state, key, now),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{
-    Control, EVENT_US, Item, Who,
+    Control, EVENT_US, Item, Who, ephemeral,
     look::{self, controller_of, deleting, items, selects},
     node_matters, who_controls,
 };
@@ -226,6 +226,9 @@ fn pod(state: &State, nodes: &Nodes, change: &Change, into: &mut Vec<Item>) {
         }
     }
     within(state, "policy/poddisruptionbudgets", &key.0, Who::Budget, into);
+    if !change.deleted && before.is_none() && ephemeral::has_any(after) {
+        into.push((Who::Ephemeral, key.clone()));
+    }
     let node = text(after, "/spec/nodeName");
     if node.is_empty() {
         if !change.deleted {

@@ -12,8 +12,10 @@ use super::super::{
     core::text,
     kubelet::{ExecAsk, ExecEnd, Kubelets, LogAsk},
     model::Exec,
+    net::Place,
     store::Key,
 };
+use crate::net::Stream;
 
 /// The kubelets of a cluster.
 pub(in crate::sandbox) struct Reach {
@@ -76,6 +78,22 @@ impl Kubelets for Reach {
                     ExecEnd::Exit(code)
                 }
             }
+        }
+        .boxed()
+    }
+
+    fn forward(&self, pod: &Value, port: u16) -> BoxFuture<'static, Result<Stream, String>> {
+        let (key, uid) = identity(pod);
+        let found = {
+            let mut inner = self.cluster.lock();
+            let hosting = inner.nodes.hosting.clone();
+            inner.nodes.run_mut(&key, &uid).map(|(run, _)| (run.node.clone(), run.address.clone())).zip(hosting)
+        };
+        async move {
+            let ((node, address), hosting) = found.ok_or_else(|| format!("pod {} does not run", key.1))?;
+            // From its own node: what a lost network cuts off is the way to that.
+            let dialer = hosting.net.dialer(Place::pod(&key.0, &node));
+            dialer.connect(&address, port).await.map_err(|error| format!("failed to connect to localhost:{port} inside namespace: {error}"))
         }
         .boxed()
     }

@@ -63,10 +63,8 @@ pub(in crate::sandbox) struct Ran<'a> {
     /// Its name and its arguments.
     pub(in crate::sandbox) argv: &'a [String],
     /// Its environment.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no model asks for it yet"))]
     pub(in crate::sandbox) vars: &'a BTreeMap<String, String>,
     /// What is piped to it or redirected from a file; not what comes over the exec's own stream.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no model reads its input yet"))]
     pub(in crate::sandbox) stdin: Vec<u8>,
     pub(in crate::sandbox) stdout: &'a mut Vec<u8>,
     pub(in crate::sandbox) stderr: &'a mut Vec<u8>,
