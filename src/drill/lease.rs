@@ -83,6 +83,8 @@ impl std::fmt::Debug for Fence {
 /// A part of the duration is never used, so that this runner stops before another may begin even if their clocks run at
 /// slightly different rates and the last call takes its time.
 const SAFETY: i64 = 5;
+/// How often a renewal that was refused is tried again at once.
+const RENEW_TRIES: u32 = 3;
 /// How often giving a Lease back is tried.
 const GIVE_BACK_TRIES: u32 = 4;
 
@@ -261,19 +263,31 @@ impl Fence {
         let mut held = self.held.lock().await;
         let mut oldest_us = i64::MAX;
         for (name, lease) in held.iter_mut() {
-            if let Some(spec) = &mut lease.spec {
-                spec.renew_time = self.spec(0).renew_time;
-            }
-            let sent_us = self.clock.now().mono_us;
-            let answer = self.call("renew", name, self.api.replace(name, &PostParams::default(), lease)).await?;
-            let renewed = match answer {
-                Ok(lease) => Ok(lease),
-                // Our own renewal may have been applied though its answer was lost.
-                Err(_) => match self.call("read", name, self.api.get(name)).await? {
-                    Ok(found) if found.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) == Some(&self.holder) => Ok(found),
-                    Ok(found) => Err(format!("was taken over by {}", found.spec.and_then(|s| s.holder_identity).unwrap_or_default())),
-                    Err(_) => Err("was deleted".to_owned()),
-                },
+            let mut tries = 0;
+            let (renewed, sent_us) = loop {
+                if let Some(spec) = &mut lease.spec {
+                    spec.renew_time = self.spec(0).renew_time;
+                }
+                let sent_us = self.clock.now().mono_us;
+                let answer = self.call("renew", name, self.api.replace(name, &PostParams::default(), lease)).await?;
+                if let Ok(lease) = answer {
+                    break (Ok(lease), sent_us);
+                }
+                match self.call("read", name, self.api.get(name)).await? {
+                    // An earlier renewal of ours was applied though its answer was lost, or somebody has touched it. Ours it is, but
+                    // this renewal was refused, and whoever watches it has not seen it renewed: once more, against what is there now.
+                    Ok(found) if found.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) == Some(&self.holder) => *lease = found,
+                    Ok(found) => {
+                        let by = found.spec.and_then(|s| s.holder_identity).unwrap_or_default();
+                        break (Err(format!("was taken over by {by}")), sent_us);
+                    }
+                    Err(_) => break (Err("was deleted".to_owned()), sent_us),
+                }
+                tries += 1;
+                if tries >= RENEW_TRIES {
+                    let detail = "it is written to all the time".to_owned();
+                    return Err(LeaseError::Api { doing: "renew", name: name.clone(), detail });
+                }
             };
             match renewed {
                 Ok(renewed) => *lease = renewed,

@@ -60,6 +60,23 @@ async fn a_lease_is_given_back_though_the_answers_were_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_that_was_refused_is_none() {
+    let world = World::new(7).await.unwrap();
+    let fence = fence(&world);
+    fence.take(&["ns-shop".to_owned()]).await.unwrap();
+    let api = world.api::<Lease>(OWN);
+    let renewed = async || api.get("ns-shop").await.unwrap().spec.and_then(|s| s.renew_time);
+    let first = renewed().await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    // Somebody touches it: the renewal is against a version that is no more.
+    let touch = json!({"metadata": {"annotations": {"touched": "yes"}}});
+    api.patch("ns-shop", &PatchParams::default(), &Patch::Merge(&touch)).await.unwrap();
+    fence.renew().await.unwrap();
+    assert_ne!(renewed().await, first, "it goes on as if it were renewed, and whoever watches the Lease sees that it is not");
+    world.sandbox.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_changed_once_the_leases_have_run_out_while_it_was_read() {
     let slow = Weather { slow: 1000, slowest: Duration::from_secs(9), users: vec![RUNNER_0.to_owned()], ..Weather::default() };
     let mut late = 0;
