@@ -51,6 +51,9 @@ pub(crate) struct RehearseArgs {
     /// Exit code 1 when one survives.
     #[arg(long, conflicts_with_all = ["seeds", "flaky"])]
     mutants: bool,
+    /// Rehearse in the world that has this weakness of `--mutants`.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["seeds", "mutants"], value_parser = clap::builder::PossibleValuesParser::new(MUTANTS.iter().map(|mutant| mutant.name)))]
+    mutant: Option<String>,
     /// With a slow and flaky API server.
     #[arg(long)]
     flaky: bool,
@@ -142,7 +145,10 @@ fn as_json(piece: &Piece, seed: u64, is_flaky: bool, rehearsal: &Rehearsal) -> V
 }
 
 fn one(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Result<Exit, CliError> {
-    let rehearsal = piece.rehearse(args.seed, args.flaky, None)?;
+    let rehearsal = {
+        let mutant = MUTANTS.iter().find(|mutant| args.mutant.as_deref() == Some(mutant.name));
+        piece.rehearse(args.seed, args.flaky, mutant)?
+    };
     if args.output == Output::Json {
         printed.push(as_json(piece, args.seed, args.flaky, &rehearsal));
         return Ok(exit(&rehearsal));
@@ -266,8 +272,13 @@ fn mutants(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Resu
             exit = Exit::Failed;
         }
         if text {
+            let again = if matches!(fate, Fate::Survived(_)) {
+                format!("\n  {:wide$}    look at it: firedrill rehearse {file} --seed {} --mutant {}", "", args.seed, mutant.name)
+            } else {
+                String::new()
+            };
             let from = if mutant.incident.is_empty() { String::new() } else { format!(", as at {}", mutant.incident) };
-            out::line(format_args!("  {:wide$}  {fate}\n  {:wide$}    ({}{from})", mutant.name, "", mutant.weakness));
+            out::line(format_args!("  {:wide$}  {fate}\n  {:wide$}    ({}{from}){again}", mutant.name, "", mutant.weakness));
         } else {
             let (caught, by) = match &fate {
                 Fate::Caught(by) => (true, json!(by)),

@@ -47,6 +47,8 @@ enum Change {
     KnobLater { model: &'static str, knob: &'static str, value: &'static str },
     /// The rules of the alerts that the drill waits for are gone.
     RulesGone,
+    /// The keys in the Secrets that runbooks' pods mount.
+    KeyGone,
     /// Notifications of all but the heartbeat go to a receiver that tells nobody.
     RouteBroken,
 }
@@ -78,11 +80,11 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "failover-loses-writes",
-        weakness: "commits are said to be on a replica and are not",
+        weakness: "commits do not wait for a replica",
         incident: "tito",
         meant: &["dataLoss"],
         scene: Scene::Failover,
-        change: Change::Knob { model: "postgres", knob: "synchronous", value: "lying" },
+        change: Change::Knob { model: "postgres", knob: "synchronous", value: "off" },
     },
     Mutant {
         name: "alert-rule-gone",
@@ -130,7 +132,7 @@ pub const MUTANTS: &[Mutant] = &[
         incident: "bluetie",
         meant: &["restore"],
         scene: Scene::Restore,
-        change: Change::Knob { model: "backup-job", knob: "backup", value: "incomplete:10%" },
+        change: Change::Knob { model: "backup-job", knob: "backup", value: "incomplete=10%" },
     },
     Mutant {
         name: "restore-drops-rows",
@@ -146,7 +148,7 @@ pub const MUTANTS: &[Mutant] = &[
         incident: "titanfile",
         meant: &["runbook", "restore"],
         scene: Scene::Restore,
-        change: Change::Knob { model: "postgres-tools", knob: "key", value: "missing" },
+        change: Change::KeyGone,
     },
     Mutant {
         name: "restore-slow",
@@ -230,6 +232,7 @@ impl Mutant {
         let there = match self.change {
             Change::Knob { model, .. } | Change::KnobLater { model, .. } => has_model(world, model),
             Change::RulesGone => has_model(world, "prometheus"),
+            Change::KeyGone => !secrets(scenario).is_empty(),
             Change::RouteBroken => has_model(world, "alertmanager"),
         };
         here && there
@@ -239,12 +242,14 @@ impl Mutant {
     pub fn weaken(&self, world: &World, scenario: &Scenario) -> World {
         let mut world = world.clone();
         let alerts: Vec<&str> = scenario.spec.probes.values().filter_map(|probe| Some(probe.alert.as_ref()?.name.as_str())).collect();
+        let secrets = secrets(scenario);
         for (_, object) in &mut world.objects {
             match self.change {
                 Change::Knob { model, knob, value } => turn(object, model, knob, value),
                 Change::KnobLater { .. } => {}
                 Change::RulesGone => edit_config(object, |config| without_rules(config, &alerts)),
                 Change::RouteBroken => edit_config(object, misrouted),
+                Change::KeyGone => without_keys(object, &secrets),
             }
         }
         world
@@ -261,7 +266,9 @@ impl Mutant {
     /// It could not be done: then nothing is known of this mutant.
     pub(super) async fn weaken_later(&self, client: &Client, world: &World) -> Result<(), String> {
         let Change::KnobLater { model, knob, value } = self.change else { return Ok(()) };
-        for (_, object) in &world.objects {
+        // A Job's template cannot be changed, and a pod's model has read its knobs: what is made from now on is weak.
+        let lasting = |kind: Option<&str>| !matches!(kind, Some("Job" | "Pod"));
+        for (_, object) in world.objects.iter().filter(|(_, object)| lasting(object.get("kind").and_then(Value::as_str))) {
             let Some(at) = template_of(object).filter(|at| object.pointer(at).is_some_and(|template| runs(template, model, ""))) else {
                 continue;
             };
@@ -318,6 +325,27 @@ fn turn(object: &mut Value, model: &str, knob: &str, value: &str) {
         let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
         if let Some(annotations) = annotations.as_object_mut() {
             annotations.insert(format!("{PREFIX}{knob}"), Value::from(value));
+        }
+    }
+}
+
+/// Secrets, as `namespace/name`, that pods made for runbooks mount.
+fn secrets(scenario: &Scenario) -> Vec<String> {
+    let jobs = kinds::leaves(&scenario.spec.steps).into_iter().filter_map(|step| step.runbook.as_ref()?.run_in.as_ref()?.job.as_ref());
+    let mounted = |mount: &String| mount.strip_prefix("secret/").and_then(|rest| rest.split(':').next()).map(str::to_owned);
+    jobs.flat_map(|job| job.mounts.iter().filter_map(mounted).map(|name| format!("{}/{name}", job.namespace)).collect::<Vec<_>>()).collect()
+}
+
+/// Takes private keys out of a Secret, if it is one of these.
+fn without_keys(object: &mut Value, secrets: &[String]) {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let name = format!("{}/{}", text("/metadata/namespace"), text("/metadata/name"));
+    if text("/kind") != "Secret" || !secrets.contains(&name) {
+        return;
+    }
+    for field in ["data", "stringData"] {
+        if let Some(contents) = object.get_mut(field).and_then(Value::as_object_mut) {
+            contents.retain(|key, _| !(key.ends_with(".key") || key.ends_with("pass")));
         }
     }
 }

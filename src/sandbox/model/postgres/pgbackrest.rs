@@ -118,7 +118,9 @@ fn config(env: &Env, place: &Place, asked: &Asked, files: &Files) -> Result<BTre
         Some(path) => {
             let text = files.read(path).ok_or_else(|| Failed(55, format!("unable to open missing file '{path}' for read")))?;
             let settings = settings(&String::from_utf8_lossy(&text));
-            for (key, file) in settings.iter().filter(|(key, _)| key.ends_with("-cert-file") || key.ends_with("-ca-file")) {
+            for (key, file) in
+                settings.iter().filter(|(key, _)| ["-cert-file", "-ca-file", "-key-file"].iter().any(|end| key.ends_with(end)))
+            {
                 if !files.exists(file) {
                     return Err(Failed(29, format!("unable to load {key} '{file}': No such file or directory")));
                 }
