@@ -1,4 +1,4 @@
-//! Mutants: worlds made weak in the ways the five incidents were (`docs/mutants.md`), each with the kind of objective that is meant to
+//! Mutants: worlds made weak in the ways the five incidents were (`docs/sandbox.md`), each with the kind of objective that is meant to
 //! notice. A drill that passes all the same cannot fail.
 
 use std::fmt;
