@@ -147,19 +147,30 @@ impl State {
             }
             return Err(Refusal::bad_request(format!("pod {} does not have a host assigned", place.name)));
         }
-        let Some(found) = self.peek("", "nodes", "", &node) else {
+        let kubelets = self.kubelet_of(&node, || match place.subresource.as_str() {
+            "log" => {
+                let url = format!("https://{node}:10250/containerLogs/{}/{}/{container}", place.namespace, place.name);
+                format!("Get \"{url}\": dial tcp: lookup {node}: no such host")
+            }
+            _ => format!("error dialing backend: dial tcp: lookup {node}: no such host"),
+        })?;
+        Ok((pod, container, kubelets))
+    }
+
+    /// The kubelet of a node; `silent` says that it does not answer.
+    ///
+    /// # Errors
+    /// 404: no such node. 500: it cannot be reached.
+    fn kubelet_of(&self, node: &str, silent: impl FnOnce() -> String) -> Answer<Arc<dyn Kubelets>> {
+        let Some(found) = self.peek("", "nodes", "", node) else {
             let nodes = self.kinds.v1("", "nodes");
-            return Err(nodes.map_or_else(Refusal::no_such_page, |nodes| Refusal::not_found(&nodes, &node)));
+            return Err(nodes.map_or_else(Refusal::no_such_page, |nodes| Refusal::not_found(&nodes, node)));
         };
         let nowhere = found.value.pointer("/status/addresses").and_then(Value::as_array).is_none_or(Vec::is_empty);
         match &self.kubelets {
-            Some(kubelets) if kubelets.reachable(&node) => Ok((pod, container, Arc::clone(kubelets))),
+            Some(kubelets) if kubelets.reachable(node) => Ok(Arc::clone(kubelets)),
             _ if nowhere => Err(Refusal::new(500, "", "no preferred addresses found; known addresses: []")),
-            _ if place.subresource == "log" => {
-                let url = format!("https://{node}:10250/containerLogs/{}/{}/{container}", place.namespace, place.name);
-                Err(Refusal::new(500, "", format!("Get \"{url}\": dial tcp: lookup {node}: no such host")))
-            }
-            _ => Err(Refusal::new(500, "", format!("error dialing backend: dial tcp: lookup {node}: no such host"))),
+            _ => Err(Refusal::new(500, "", silent())),
         }
     }
 }
@@ -240,10 +251,7 @@ fn forward(core: &Core, ask: &Ask, pod: Value, request: &mut Request<Incoming>) 
     if node.is_empty() {
         return Err(Refusal::bad_request(format!("pod {} does not have a host assigned", text(&pod, "/metadata/name"))));
     }
-    let kubelets = core.lock().kubelets.clone().filter(|kubelets| kubelets.reachable(&node));
-    let Some(kubelets) = kubelets else {
-        return Err(Refusal::new(500, "", format!("error dialing backend: dial tcp: lookup {node}: no such host")));
-    };
+    let kubelets = core.lock().kubelet_of(&node, || format!("error dialing backend: dial tcp: lookup {node}: no such host"))?;
     upgrade(core, request, move |socket| forwarding(socket, pod, ports, kubelets))
 }
 

@@ -17,7 +17,7 @@ use std::{
 use futures::{FutureExt as _, future::BoxFuture};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     sync::mpsc,
 };
 
@@ -125,11 +125,6 @@ impl Net {
         waiting.into_values().for_each(Waker::wake);
     }
 
-    /// The way between the API server and a node: what goes over it waits while the node has no network.
-    pub(in crate::sandbox) fn to_node(self: &Arc<Self>, node: &str) -> ToNode {
-        ToNode(Arc::new(Path { net: Arc::clone(self), from: None, to: node.to_owned() }))
-    }
-
     /// Takes connections at an address from now on.
     pub(in crate::sandbox) fn listen(self: &Arc<Self>, ip: &str, port: u16) -> Listener {
         let (queue, streams) = mpsc::channel(BACKLOG);
@@ -147,52 +142,6 @@ impl Net {
         let server = self.server.upgrade()?;
         let state = server.core.lock();
         Some(with(&state))
-    }
-}
-
-/// The way between the API server and a node.
-pub(in crate::sandbox) struct ToNode(Arc<Path>);
-
-impl ToNode {
-    /// What is read over it.
-    pub(in crate::sandbox) fn reader(&self, stream: Box<dyn AsyncRead + Send + Unpin>) -> Box<dyn AsyncRead + Send + Unpin> {
-        Box::new(Wire::new(stream, Arc::clone(&self.0)))
-    }
-
-    /// What is written over it.
-    pub(in crate::sandbox) fn writer(&self, stream: Box<dyn AsyncWrite + Send + Unpin>) -> Box<dyn AsyncWrite + Send + Unpin> {
-        Box::new(Sent(Wire::new(stream, Arc::clone(&self.0))))
-    }
-
-    /// Waits until the node has its network.
-    pub(in crate::sandbox) async fn open(&self) {
-        if !self.0.is_open() {
-            self.0.opened().await;
-        }
-    }
-}
-
-/// An end of a connection whose other end does not know that the network is gone: what is written waits here.
-struct Sent(Wire<Box<dyn AsyncWrite + Send + Unpin>>);
-
-impl Sent {
-    fn ready(&mut self, cx: &mut Context<'_>) -> Poll<Pin<&mut (dyn AsyncWrite + Send + Unpin)>> {
-        std::task::ready!(self.0.path.poll_open(self.0.id, cx));
-        Poll::Ready(Pin::new(&mut *self.0.stream))
-    }
-}
-
-impl AsyncWrite for Sent {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        std::task::ready!(self.ready(cx)).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.ready(cx)).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.ready(cx)).poll_shutdown(cx)
     }
 }
 
@@ -434,33 +383,33 @@ impl Path {
 }
 
 /// An end of a connection. What is written while the network is gone waits in the sender's buffer; what is read comes when it is back.
-struct Wire<S> {
-    stream: S,
+struct Wire {
+    stream: DuplexStream,
     path: Arc<Path>,
     id: u64,
 }
 
-impl<S> Wire<S> {
-    fn new(stream: S, path: Arc<Path>) -> Self {
+impl Wire {
+    fn new(stream: DuplexStream, path: Arc<Path>) -> Self {
         let id = path.number();
         Self { stream, path, id }
     }
 }
 
-impl<S> Drop for Wire<S> {
+impl Drop for Wire {
     fn drop(&mut self) {
         self.path.net.lock().waiting.remove(&self.id);
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         std::task::ready!(self.path.poll_open(self.id, cx));
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

@@ -69,7 +69,8 @@ impl World {
         }
         let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
         assert!(objects.len() > 25, "{}", objects.len());
-        for mut object in objects {
+        // Not the first backups: what these tests are about begins without any.
+        for mut object in objects.into_iter().filter(|object| object["kind"] != "Job") {
             changes.iter().for_each(|change| change(&mut object));
             world.apply(object).await;
         }

@@ -42,12 +42,6 @@ impl Kubelets for Reach {
             return std::future::ready(ExecEnd::Failed(format!("container not found (\"{container}\")"))).boxed();
         };
         if let Some(hosted) = run.hosted(&container) {
-            // What an open exec says waits while the node is cut off, as on a connection whose other side is silent.
-            let way = machine.hosting.as_ref().map(|hosting| hosting.net.to_node(&run.node));
-            let mut ask = ask;
-            if let Some(way) = &way {
-                (ask.stdin, ask.stdout, ask.stderr) = (way.reader(ask.stdin), way.writer(ask.stdout), way.writer(ask.stderr));
-            }
             let command = hosted.command(ask);
             drop(inner);
             return async move {
@@ -55,9 +49,6 @@ impl Kubelets for Reach {
                     Some(command) => command.await,
                     None => None,
                 };
-                if let Some(way) = way {
-                    way.open().await;
-                }
                 // Its container has ended, and it with it.
                 ended.unwrap_or(ExecEnd::Exit(137))
             }
