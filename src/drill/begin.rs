@@ -50,7 +50,7 @@ pub struct DrillOptions {
 impl DrillOptions {
     /// Tells two runners of the same drill apart.
     fn instance(&self) -> String {
-        let number = self.seed.map_or_else(rand::random::<u64>, |seed| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 32;
+        let number = self.seed.map_or_else(rand::random::<u64>, |seed| crate::random::mix(seed, 0)) >> 32;
         let role = self.takeover.role;
         if role.is_empty() { format!("{number:08x}") } else { format!("{role}-{number:08x}") }
     }

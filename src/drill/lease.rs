@@ -276,7 +276,7 @@ impl Fence {
                 match self.call("read", name, self.api.get(name)).await? {
                     // An earlier renewal of ours was applied though its answer was lost, or somebody has touched it. Ours it is, but
                     // this renewal was refused, and whoever watches it has not seen it renewed: once more, against what is there now.
-                    Ok(found) if found.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) == Some(&self.holder) => *lease = found,
+                    Ok(found) if self.holds(&found) => *lease = found,
                     Ok(found) => {
                         let by = found.spec.and_then(|s| s.holder_identity).unwrap_or_default();
                         break (Err(format!("was taken over by {by}")), sent_us);
@@ -387,6 +387,11 @@ impl Fence {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Whether a Lease names this runner.
+    fn holds(&self, lease: &Lease) -> bool {
+        lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_ref()) == Some(&self.holder)
+    }
+
     /// Deletes a Lease as it was last seen. A renewal whose answer was lost or late has made it another one, and it is ours all the
     /// same: it is looked at again.
     async fn give_one_back(&self, name: &str, mut seen: Option<Lease>) -> Result<(), LeaseError> {
@@ -396,7 +401,7 @@ impl Fence {
                 let lease = match seen.take() {
                     Some(lease) => lease,
                     None => match self.call("read", name, self.api.get(name)).await? {
-                        Ok(found) if found.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) == Some(&self.holder) => found,
+                        Ok(found) if self.holds(&found) => found,
                         // Gone, or no longer ours: nothing to give back.
                         Ok(_) | Err(_) => return Ok(true),
                     },

@@ -182,9 +182,7 @@ pub(in crate::sandbox) fn mix(contents: &[&str]) -> u64 {
     for byte in contents.iter().flat_map(|text| text.bytes().chain([0xff])) {
         n = (n ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
-    n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ (n >> 31)
+    crate::random::spread(n)
 }
 
 /// A number in a range, from the seed and what it is for. It does not depend on what was drawn before.

@@ -46,12 +46,9 @@ pub(super) struct World {
     pub(super) noise: u64,
 }
 
-/// Deterministic noise from 0 to `max`, by a counter: splitmix64.
+/// Deterministic noise from 0 to `max`, by a counter.
 fn noise(seed: u64, n: u64, max: i64) -> i64 {
-    let mut z = seed.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    i64::try_from((z ^ (z >> 31)) % u64::try_from(max + 1).unwrap()).unwrap()
+    i64::try_from(crate::random::mix(seed, n) % u64::try_from(max + 1).unwrap()).unwrap()
 }
 
 /// One sample.
