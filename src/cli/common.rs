@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use crate::{
     cluster::{self, Cluster, ClusterError},
     exit::Exit,
-    plan::{self, Inputs, PLAN_VERSION, Plan, Refused, kinds, snapshot},
+    plan::{self, NoPlan, PLAN_VERSION, Plan, Refused, kinds},
     rehearse::{Stage, World, WorldError},
     scenario::{self, Diagnostic, Loaded, Problems, Severity, types::Environment},
 };
@@ -85,6 +85,15 @@ pub(crate) enum CliError {
 impl From<ClusterError> for CliError {
     fn from(error: ClusterError) -> Self {
         Self::Cluster(error)
+    }
+}
+
+impl From<NoPlan> for CliError {
+    fn from(error: NoPlan) -> Self {
+        match error {
+            NoPlan::Cluster(error) => error.into(),
+            NoPlan::Refused(refused) => refused.into(),
+        }
     }
 }
 
@@ -234,16 +243,7 @@ async fn plan_on(
     seed: u64,
 ) -> Result<Prepared, CliError> {
     let runbooks = runbooks(&loaded)?;
-    let snapshot = snapshot::take(&cluster, &loaded.scenario, environment).await?;
-    let plan = plan::make(&Inputs {
-        scenario: &loaded.scenario,
-        scenario_sha256: &loaded.sha256,
-        parameters: &loaded.parameters,
-        environment,
-        snapshot: &snapshot,
-        seed,
-        runbooks: &runbooks,
-    })?;
+    let plan = plan::plan_on(&cluster, &loaded, environment, &runbooks, seed).await?;
     Ok(Prepared { loaded, environment_text, cluster, plan })
 }
 

@@ -19,7 +19,7 @@ use crate::{
     report,
     sandbox::Weather,
     scenario::{self, Loaded, types::Environment},
-    verdict::{DrillVerdict, time},
+    verdict::{DrillVerdict, Outcome, time},
 };
 
 /// Every rehearsal begins at this instant, so that the same seed is the same rehearsal: 2026-01-01T00:00:00Z.
@@ -187,42 +187,37 @@ fn ending(rehearsal: &Rehearsal) -> String {
     format!("{}, {clean}", rehearsal.verdict.drill)
 }
 
+/// Why it ended so: what was not met, and what else there is to say.
+fn reasons(rehearsal: &Rehearsal) -> Vec<String> {
+    let verdict = &rehearsal.verdict;
+    let missed = verdict.objectives.iter().filter(|o| o.outcome != Outcome::Met);
+    let mut why: Vec<String> = missed.map(|o| format!("{} {}: {}", o.outcome, o.name, o.reason)).collect();
+    if verdict.drill != DrillVerdict::Failed {
+        why.extend(verdict.reasons.iter().cloned());
+    }
+    why.extend(verdict.unclean.iter().chain(&rehearsal.trouble).cloned());
+    why
+}
+
 fn many(piece: &Piece, args: &RehearseArgs, seeds: u64, printed: &mut Vec<Value>) -> Result<Exit, CliError> {
     let mut first: Option<(String, Exit)> = None;
     let (mut others, mut worst) = (Vec::new(), Exit::Passed);
     for n in 0..seeds {
         let (seed, is_flaky) = (args.seed.wrapping_add(n), n % 2 == 1);
-        let rehearsal = match piece.rehearse(seed, is_flaky, None) {
-            Ok(rehearsal) => rehearsal,
-            Err(CliError::Refused(why)) => {
-                worst = worse(worst, Exit::Refused);
-                let said = "refused".to_owned();
-                match &first {
-                    None => first = Some((said, Exit::Refused)),
-                    Some((reference, _)) if *reference != said => others.push((seed, is_flaky, said, vec![why])),
-                    Some(_) => {}
+        let (said, ended, why) = match piece.rehearse(seed, is_flaky, None) {
+            Ok(rehearsal) => {
+                if args.output == Output::Json {
+                    printed.push(as_json(piece, seed, is_flaky, &rehearsal));
                 }
-                continue;
+                (ending(&rehearsal), exit(&rehearsal), reasons(&rehearsal))
             }
+            Err(CliError::Refused(why)) => ("refused".to_owned(), Exit::Refused, vec![why]),
             Err(error) => return Err(error),
         };
-        if args.output == Output::Json {
-            printed.push(as_json(piece, seed, is_flaky, &rehearsal));
-        }
-        let (said, ended) = (ending(&rehearsal), exit(&rehearsal));
         worst = worse(worst, ended);
         match &first {
             None => first = Some((said, ended)),
-            Some((reference, _)) if *reference != said => {
-                let missed = rehearsal.verdict.objectives.iter().filter(|o| o.outcome != crate::verdict::Outcome::Met);
-                let mut why: Vec<String> = missed.map(|o| format!("{} {}: {}", o.outcome, o.name, o.reason)).collect();
-                if rehearsal.verdict.drill != DrillVerdict::Failed {
-                    why.extend(rehearsal.verdict.reasons.iter().cloned());
-                }
-                why.extend(rehearsal.verdict.unclean.iter().cloned());
-                why.extend(rehearsal.trouble.clone());
-                others.push((seed, is_flaky, said, why));
-            }
+            Some((reference, _)) if *reference != said => others.push((seed, is_flaky, said, why)),
             Some(_) => {}
         }
     }

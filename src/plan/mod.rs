@@ -3,7 +3,7 @@
 //! A plan is data: what each step will touch, checked against limits, labels and budgets. It is all that the engine needs to
 //! run, resume and revert a drill, so it is the first record of every journal.
 //!
-//! **Architecture invariant:** planning is pure ([`make`] is a function of its [`Inputs`]); only [`snapshot`] and what
+//! **Architecture invariant:** planning is pure ([`make`] is a function of its [`Inputs`]); only [`snapshot`] (with [`plan_on`]) and what
 //! calls it ([`recheck`], [`resolve::fresh`]) do I/O, and they only read; [`may`] asks what is allowed.
 
 mod drift;
@@ -27,6 +27,7 @@ pub use kinds::not_built;
 pub use make::{Inputs, Refused, make};
 pub use recheck::{Rechecked, recheck};
 pub use render::render;
+pub use snapshot::{NoPlan, plan_on};
 pub use types::*;
 
 #[cfg(test)]

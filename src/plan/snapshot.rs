@@ -1,6 +1,6 @@
 //! Reading what a plan is made of. The only I/O of planning, and it only reads.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use k8s_openapi::{
@@ -18,11 +18,18 @@ use kube::{
 };
 
 pub use super::seen::*;
-use super::wants::{PodWants, Wants};
+use super::{
+    make::{Inputs, Refused, make},
+    types::Plan,
+    wants::{PodWants, Wants},
+};
 use crate::{
     cluster::{Cluster, ClusterError, Fresh},
     labels,
-    scenario::types::{Environment, Scenario},
+    scenario::{
+        Loaded,
+        types::{Environment, Scenario},
+    },
 };
 
 /// How many reads are under way at once.
@@ -36,6 +43,40 @@ const IN_ALL: Duration = Duration::from_secs(60);
 /// The first read that failed, named; that something does not exist is not an error but absent from the snapshot.
 pub async fn take(cluster: &Cluster, scenario: &Scenario, environment: &Environment) -> Result<Snapshot, ClusterError> {
     read(cluster, &Wants::of(scenario, environment), Fresh::Now).await
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPlan {
+    /// The cluster could not be looked at.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The drill may not be run there.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+/// Looks at a cluster and makes the plan of a scenario there; `runbooks` are its texts by file.
+///
+/// # Errors
+/// As in [`NoPlan`].
+pub async fn plan_on(
+    cluster: &Cluster,
+    loaded: &Loaded,
+    environment: &Environment,
+    runbooks: &BTreeMap<String, String>,
+    seed: u64,
+) -> Result<Plan, NoPlan> {
+    let snapshot = take(cluster, &loaded.scenario, environment).await?;
+    Ok(make(&Inputs {
+        scenario: &loaded.scenario,
+        scenario_sha256: &loaded.sha256,
+        parameters: &loaded.parameters,
+        environment,
+        snapshot: &snapshot,
+        seed,
+        runbooks,
+    })?)
 }
 
 /// Reads what is wanted, lists as new as is asked for; what is read by its name is never older than the request.

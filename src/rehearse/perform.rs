@@ -6,10 +6,9 @@ use super::{Mutant, Participants, Stage, StageError, World};
 use tokio::sync::broadcast;
 
 use crate::{
-    cluster::ClusterError,
     drill::{Drill, DrillOptions, Takeover},
     journal::{Disk, Event, Record, SteadyPhase},
-    plan::{self, Inputs, Plan, snapshot},
+    plan::{self, NoPlan, Plan},
     sandbox::{AuditEntry, Weather},
     scenario::{
         Loaded,
@@ -48,10 +47,10 @@ pub enum RehearsalError {
     /// The world did not come up.
     #[error(transparent)]
     Stage(#[from] StageError),
-    /// The cluster could not be looked at.
+    /// There is no plan.
     #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    /// The plan was refused, the drill could not begin, or this machine failed.
+    Plan(#[from] NoPlan),
+    /// The drill could not begin, or this machine failed.
     #[error("{0}")]
     Refused(String),
 }
@@ -109,22 +108,11 @@ pub fn perform(case: &Case<'_>) -> Result<Rehearsal, RehearsalError> {
 async fn on(case: &Case<'_>, stage: &Stage) -> Result<Rehearsal, RehearsalError> {
     let environment = stage.environment(case.environment.clone());
     let refused = |why: String| RehearsalError::Refused(why);
-    let snapshot = snapshot::take(&stage.cluster, &case.loaded.scenario, &environment).await?;
-    let plan = plan::make(&Inputs {
-        scenario: &case.loaded.scenario,
-        scenario_sha256: &case.loaded.sha256,
-        parameters: &case.loaded.parameters,
-        environment: &environment,
-        snapshot: &snapshot,
-        seed: case.seed,
-        runbooks: case.runbooks,
-    })
-    .map_err(|error| refused(error.to_string()))?;
+    let plan = plan::plan_on(&stage.cluster, case.loaded, &environment, case.runbooks, case.seed).await?;
     let own = plan.place.firedrill.namespace.clone();
     // Raw samples need a folder; nobody reads them, and it goes with this.
     let folder = tempfile::tempdir().map_err(|error| refused(format!("failed to make a folder for samples: {error}")))?;
     let begun = stage.sandbox.audit().len();
-    let begin_weather = || stage.sandbox.set_weather(Weather { users: vec![super::stage::ADMIN.to_owned()], ..case.weather.clone() });
     crate::agent::pods::ensure_namespace(&stage.cluster, &own).await.map_err(|error| refused(error.to_string()))?;
     let disk = Disk::Memory(crate::journal::MemoryDisk::default());
     let options = DrillOptions {
@@ -142,12 +130,22 @@ async fn on(case: &Case<'_>, stage: &Stage) -> Result<Rehearsal, RehearsalError>
     let drill = Drill::start(stage.cluster.clone(), stage.clock.clone(), plan.clone(), &name, &case.loaded.text, options)
         .await
         .map_err(|error| refused(error.to_string()))?;
-    begin_weather();
+    stage.sandbox.set_weather(Weather { users: vec![super::stage::ADMIN.to_owned()], ..case.weather.clone() });
     let participants = Participants::of(&drill);
     let records = drill.journal().subscribe();
-    let (end, weakened) = tokio::join!(drill.run(), weaken(case, stage, records));
+    let run = drill.run();
+    tokio::pin!(run);
+    // A drill that ends before its steady state held leaves the world as it was.
+    let end = tokio::select! {
+        biased;
+        end = &mut run => end,
+        weakened = weaken(case, stage, records) => {
+            let end = run.await;
+            weakened.map_err(refused)?;
+            end
+        }
+    };
     drop(participants);
-    weakened.map_err(refused)?;
     let mut records = crate::journal::read_on(&disk, &drill.evidence().journal()).map_err(|error| refused(error.to_string()))?;
     records.extend(end.unwritten);
     let audit = stage.sandbox.audit();
@@ -172,7 +170,7 @@ async fn weaken(case: &Case<'_>, stage: &Stage, mut records: broadcast::Receiver
                 let client = stage.sandbox.client(super::mutants::USER);
                 return mutant.weaken_later(&client, case.world).await;
             }
-            Ok(Record { event: Event::Ended { .. }, .. }) | Err(broadcast::error::RecvError::Closed) => return Ok(()),
+            Err(broadcast::error::RecvError::Closed) => return Ok(()),
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
         }
     }
