@@ -240,6 +240,22 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_can_be_killed() {
+        let (gate, told) = (Gate::new(), Arc::new(()));
+        let held = Arc::clone(&told);
+        let running = tokio::spawn(gate.hold(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        }));
+        sleep(Duration::from_secs(1)).await;
+        gate.stop();
+        gate.kill();
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(Arc::strong_count(&told), 1, "it is dropped");
+        running.abort();
+    }
+
     #[tokio::test]
     async fn without_a_gate_nothing_happens() {
         assert_eq!(own(async { 7 }).await, 7);

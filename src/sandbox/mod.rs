@@ -18,7 +18,6 @@ mod defaults;
 mod delete;
 mod discovery;
 mod fields;
-mod gate;
 mod kinds;
 mod kubelet;
 mod managed;

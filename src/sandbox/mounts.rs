@@ -10,10 +10,8 @@ use super::{control::look, core::text, model, program::Env};
 /// not text, or not there, is left out.
 pub(in crate::sandbox) fn files(env: &Env) -> BTreeMap<String, String> {
     let pod = env.pod();
-    let containers = ["/spec/containers", "/spec/initContainers"].into_iter().flat_map(|at| look::items(pod, at));
-    let mounts = containers.filter(|c| text(c, "/name") == env.container()).flat_map(|c| look::items(c, "/volumeMounts"));
     let mut files = BTreeMap::new();
-    for mount in mounts {
+    for mount in look::items(env.spec(), "/volumeMounts") {
         let volume = look::items(pod, "/spec/volumes").iter().find(|v| text(v, "/name") == text(mount, "/name"));
         let Some(volume) = volume else { continue };
         let (sub, at) = (text(mount, "/subPath"), text(mount, "/mountPath").trim_end_matches('/'));

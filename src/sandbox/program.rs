@@ -20,14 +20,17 @@ use super::{
     cluster::Cluster,
     control::{Who, look},
     core::text,
-    gate::{Gate, Gated},
     kubelet::{ExecAsk, ExecEnd},
     model::{self, Exec, Log, Model, Next, Probe, Turn},
     net::{Listener, Net, Place},
     store::Key,
     transport::Server,
 };
-use crate::{clock::Clock, net::Dialer};
+use crate::{
+    clock::Clock,
+    gate::Gate,
+    net::{Dialer, Stream},
+};
 
 /// A container's process, as asynchronous code.
 pub(in crate::sandbox) trait Program: Send + Sync {
@@ -135,7 +138,7 @@ struct Own {
     ip: String,
     seed: u64,
     dialer: Dialer,
-    gate: Arc<Gate>,
+    gate: Gate,
     terminated: CancellationToken,
     tasks: Mutex<JoinSet<()>>,
     lines: Mutex<Vec<(i64, String)>>,
@@ -181,6 +184,13 @@ impl Env {
     /// The container's name.
     pub(in crate::sandbox) fn container(&self) -> &str {
         &self.0.container
+    }
+
+    /// The container as its pod's manifest has it.
+    pub(in crate::sandbox) fn spec(&self) -> &Value {
+        let lists = ["/spec/containers", "/spec/initContainers", "/spec/ephemeralContainers"];
+        let mut all = lists.iter().flat_map(|at| look::items(&self.0.pod, at));
+        all.find(|container| text(container, "/name") == self.container()).unwrap_or(&Value::Null)
     }
 
     /// The pod's address.
@@ -242,9 +252,7 @@ impl Env {
 
     /// A variable of the container's environment.
     pub(in crate::sandbox) fn var(&self, name: &str) -> Option<String> {
-        let pod = &self.0.pod;
-        let spec = look::items(pod, "/spec/containers").iter().chain(look::items(pod, "/spec/initContainers"));
-        let spec = spec.chain(look::items(pod, "/spec/ephemeralContainers")).find(|c| text(c, "/name") == self.container())?;
+        let (pod, spec) = (&self.0.pod, self.spec());
         let stored = |plural: &str, of: &str, key: &str| -> Option<String> {
             let content = self.stored(plural, of)?.get("data")?.get(key)?.as_str()?.to_owned();
             if plural == "configmaps" { Some(content) } else { model::unbase64(&content) }
@@ -280,9 +288,7 @@ impl Env {
 
     /// All variables of the container's environment that the manifest names one by one, `$(NAME)` in them replaced.
     pub(in crate::sandbox) fn vars(&self) -> BTreeMap<String, String> {
-        let specs =
-            ["/spec/containers", "/spec/initContainers", "/spec/ephemeralContainers"].iter().flat_map(|at| look::items(&self.0.pod, at));
-        let Some(spec) = specs.into_iter().find(|c| text(c, "/name") == self.container()) else { return BTreeMap::new() };
+        let spec = self.spec();
         let mut all: BTreeMap<String, String> = BTreeMap::new();
         for source in look::items(spec, "/envFrom") {
             let kinds = [("secrets", text(source, "/secretRef/name")), ("configmaps", text(source, "/configMapRef/name"))];
@@ -317,15 +323,30 @@ impl Env {
         self.0.hosting.net.listen(self.ip(), port)
     }
 
+    /// Takes connections at a port, a task each, until the program is asked to end (0) or another listener takes the port over (1).
+    pub(in crate::sandbox) async fn serve<F>(&self, port: u16, mut with: impl FnMut(Stream) -> F) -> i32
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut listener = self.listen(port);
+        let terminated = self.terminated();
+        loop {
+            tokio::select! {
+                biased;
+                () = terminated.cancelled() => return 0,
+                stream = listener.accept() => match stream {
+                    Some(stream) => self.spawn(with(stream)),
+                    None => return 1,
+                },
+            }
+        }
+    }
+
     /// Starts a task of the program: held with it, ended with it.
     pub(in crate::sandbox) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let gated = self.0.gate.through(Box::pin(task));
         let mut tasks = lock(&self.0.tasks);
         while tasks.try_join_next().is_some() {}
-        tasks.spawn(async move {
-            // Closed or ended: both are the end.
-            let _ = gated.await;
-        });
+        tasks.spawn(self.0.gate.hold(task));
     }
 
     /// Writes a line to the container's log.
@@ -350,10 +371,8 @@ impl Env {
     /// pod's. A path where nothing is mounted is the container's own and forgotten with it.
     pub(in crate::sandbox) fn volume(&self, mount_path: &str) -> Arc<Volume> {
         let pod = &self.0.pod;
-        let specs = ["/spec/containers", "/spec/initContainers"].iter().flat_map(|at| look::items(pod, at));
-        let mount = specs
-            .filter(|c| text(c, "/name") == self.container())
-            .flat_map(|c| look::items(c, "/volumeMounts"))
+        let mount = look::items(self.spec(), "/volumeMounts")
+            .iter()
             .find(|mount| text(mount, "/mountPath").trim_end_matches('/') == mount_path.trim_end_matches('/'));
         let Some(name) = mount.map(|mount| text(mount, "/name")) else {
             return self.contents(&format!("container {} {} {mount_path}", self.uid(), self.0.seed));
@@ -408,10 +427,18 @@ impl Hosted {
         Self { program, hosting, at: (String::new(), String::new()), env: None }
     }
 
-    /// A command in the container, if the program runs.
-    pub(in crate::sandbox) fn command(&self, ask: ExecAsk) -> Option<Gated<ExecEnd>> {
-        let env = self.env.as_ref()?;
-        Some(env.0.gate.through(Arc::clone(&self.program).exec(env.clone(), ask)))
+    /// A command in the container, if the program runs. It ends with the container.
+    pub(in crate::sandbox) fn command(&self, ask: ExecAsk) -> Option<BoxFuture<'static, ExecEnd>> {
+        let env = self.env.clone()?;
+        let gate = env.0.gate.clone();
+        let run = gate.hold(Arc::clone(&self.program).exec(env, ask));
+        Some(Box::pin(async move {
+            tokio::select! {
+                biased;
+                () = gate.dead() => ExecEnd::Exit(137),
+                end = run => end,
+            }
+        }))
     }
 }
 
@@ -433,7 +460,7 @@ impl Model for Hosted {
             node,
             ip,
             seed,
-            gate: Arc::default(),
+            gate: Gate::new(),
             terminated: CancellationToken::new(),
             tasks: Mutex::default(),
             lines: Mutex::default(),
@@ -484,7 +511,7 @@ impl Model for Hosted {
     }
 
     fn gate(&self) -> Option<&Gate> {
-        self.env.as_ref().map(|env| &*env.0.gate)
+        self.env.as_ref().map(|env| &env.0.gate)
     }
 
     fn hosted(&self) -> Option<&Hosted> {
@@ -495,7 +522,7 @@ impl Model for Hosted {
 impl Drop for Hosted {
     fn drop(&mut self) {
         if let Some(env) = &self.env {
-            env.0.gate.close();
+            env.0.gate.kill();
             lock(&env.0.tasks).abort_all();
         }
     }

@@ -176,7 +176,8 @@ impl Ask {
     }
 }
 
-fn read_query(query: &str) -> Vec<(String, String)> {
+/// The pairs of a query, decoded.
+pub(super) fn read_query(query: &str) -> Vec<(String, String)> {
     query
         .split('&')
         .filter(|pair| !pair.is_empty())
@@ -286,5 +287,15 @@ mod tests {
         assert_eq!(ask.all("command"), ["x", "y%zz"]);
         assert_eq!(ask.option("empty"), None);
         assert_eq!(ask.number("limit").unwrap_err().code(), 400);
+    }
+
+    #[test]
+    fn queries_are_decoded() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            read_query("query=up%7Ba%3D%22b%22%7D+1&x&y=%zz&z=%4"),
+            [pair("query", "up{a=\"b\"} 1"), pair("x", ""), pair("y", "%zz"), pair("z", "%4")]
+        );
+        assert!(read_query("").is_empty());
     }
 }

@@ -1,35 +1,26 @@
 //! EndpointSlices (`pkg/controller/endpointslice`): which pods stand behind a Service, and whether they are ready.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value, json};
 
 use super::{
     Again,
-    api::{At, By, controller},
-    look::{self, deleting, flag, items, label, number, owner_reference, set_label},
+    api::{By, controller},
+    look::{self, deleting, flag, items, label, number, owner_reference},
     mirror,
+    slices::Slices,
 };
 use crate::sandbox::{
-    core::{State, meta, text},
-    store::{Key, Stored},
+    core::{State, text},
+    store::Key,
 };
 
 const BY: By<'_> = controller!("endpointslice-controller");
-const MANAGED: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// At most so many endpoints in one slice (`--max-endpoints-per-slice`).
 const MOST: usize = 100;
 
 /// Of one Service.
 pub(super) fn reconcile(state: &mut State, key: &Key, _now: i64) -> Again {
-    let mine = |slice: &Value| label(slice, "kubernetes.io/service-name") == key.1 && label(slice, MANAGED) == MANAGER;
-    let slices: Vec<Arc<Stored>> = state
-        .store
-        .list("discovery.k8s.io/endpointslices", &key.0)
-        .filter(|(_, slice)| mine(&slice.value) && !deleting(&slice.value))
-        .map(|(_, slice)| Arc::clone(slice))
-        .collect();
     let service = state.peek("", "services", &key.0, &key.1).cloned();
     let Some(service) = service.filter(|service| !deleting(&service.value)) else { return mirror::reconcile(state, key, None) };
     let chosen = look::strings_at(&service.value, "/spec/selector");
@@ -66,45 +57,12 @@ pub(super) fn reconcile(state: &mut State, key: &Key, _now: i64) -> Again {
             wanted.extend(endpoints.chunks(MOST).map(|part| (ports.clone(), part.to_vec())));
         }
     }
-    let headless = text(&service.value, "/spec/clusterIP") == "None";
-    for (n, (ports, endpoints)) in wanted.iter().enumerate() {
-        let mut value = slices.get(n).map_or_else(|| json!({"metadata": {}}), |slice| slice.value.clone());
-        value["addressType"] = Value::from("IPv4");
-        value["endpoints"] = Value::Array(endpoints.clone());
-        value["ports"] = ports.clone();
-        for (name, content) in look::strings_at(&service.value, "/metadata/labels") {
-            set_label(&mut value, &name, &content);
-        }
-        set_label(&mut value, "kubernetes.io/service-name", &key.1);
-        set_label(&mut value, MANAGED, MANAGER);
-        if headless {
-            set_label(&mut value, "service.kubernetes.io/headless", "");
-        }
-        match slices.get(n) {
-            Some(slice) => {
-                let same = |field: &str| {
-                    let bare = |value: &Value| value.get(field).filter(|v| !v.is_null()).cloned().unwrap_or_else(|| json!([]));
-                    bare(&slice.value) == bare(&value)
-                };
-                let labels = slice.value.pointer("/metadata/labels") == value.pointer("/metadata/labels");
-                if !(same("endpoints") && same("ports") && labels) {
-                    let at = At::new("discovery.k8s.io", "endpointslices", &key.0, text(&slice.value, "/metadata/name"));
-                    state.change(BY, at, "", value)?;
-                }
-            }
-            None => {
-                let metadata = meta(&mut value);
-                metadata.insert("generateName".to_owned(), Value::from(format!("{}-", key.1)));
-                metadata.insert("namespace".to_owned(), Value::from(key.0.as_str()));
-                metadata.insert("ownerReferences".to_owned(), json!([owner_reference("v1", "Service", &service.value)]));
-                state.make(BY, At::new("discovery.k8s.io", "endpointslices", &key.0, ""), value)?;
-            }
-        }
+    let mut labels = look::strings_at(&service.value, "/metadata/labels");
+    if text(&service.value, "/spec/clusterIP") == "None" {
+        labels.insert("service.kubernetes.io/headless".to_owned(), String::new());
     }
-    for surplus in slices.iter().skip(wanted.len()) {
-        let at = At::new("discovery.k8s.io", "endpointslices", &key.0, text(&surplus.value, "/metadata/name"));
-        state.remove(BY, at, &json!({}))?;
-    }
+    let owner = Some(owner_reference("v1", "Service", &service.value));
+    Slices { by: BY, manager: MANAGER, key, labels, owner }.write(state, &wanted)?;
     Ok(None)
 }
 

@@ -30,6 +30,7 @@ mod queue;
 mod replica_set;
 mod rollout;
 mod scheduler;
+mod slices;
 mod stateful_set;
 mod volumes;
 

@@ -22,21 +22,7 @@ pub(super) struct Echo;
 
 impl Program for Echo {
     fn run(self: Arc<Self>, env: Env) -> BoxFuture<'static, i32> {
-        async move {
-            let mut listener = env.listen(PORT);
-            let terminated = env.terminated();
-            loop {
-                tokio::select! {
-                    biased;
-                    () = terminated.cancelled() => return 0,
-                    stream = listener.accept() => match stream {
-                        Some(stream) => env.spawn(answer(env.clone(), stream)),
-                        None => return 1,
-                    },
-                }
-            }
-        }
-        .boxed()
+        async move { env.serve(PORT, |stream| answer(env.clone(), stream)).await }.boxed()
     }
 
     fn probe(&self, probe: &Probe) -> Result<(), String> {

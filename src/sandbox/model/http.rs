@@ -15,6 +15,7 @@ use super::super::{
     core::text,
     kubelet::{ExecAsk, ExecEnd},
     program::Env,
+    request::read_query,
 };
 use super::Probe;
 use crate::net::{Answer, Dialer, HttpConn, HttpRequest, NetError, Stream, Url};
@@ -83,24 +84,16 @@ pub(super) type Site = Arc<dyn Fn(Request) -> BoxFuture<'static, Option<Reply>> 
 
 /// Answers at a port until the program is asked to end; gives the exit code.
 pub(super) async fn serve(env: &Env, port: u16, site: Site) -> i32 {
-    let mut listener = env.listen(port);
-    let terminated = env.terminated();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let stream = tokio::select! {
-            biased;
-            () = terminated.cancelled() => return 0,
-            stream = listener.accept() => stream,
-        };
-        // Somebody else has taken the port.
-        let Some(stream) = stream else { return 1 };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let site = Arc::clone(&site);
-        env.spawn(async move {
+    env.serve(port, |stream| {
+        let (permit, site) = (Arc::clone(&room).try_acquire_owned(), Arc::clone(&site));
+        async move {
+            // One too many is closed without an answer.
+            let Ok(_permit) = permit else { return };
             connection(stream, site).await;
-            drop(permit);
-        });
-    }
+        }
+    })
+    .await
 }
 
 async fn connection(stream: Stream, site: Site) {
@@ -114,14 +107,14 @@ async fn connection(stream: Stream, site: Site) {
 
 async fn answer(request: hyper::Request<Incoming>, site: &Site) -> Result<Response<Full<Bytes>>, std::io::Error> {
     let (head, body) = request.into_parts();
-    let mut query = decode(head.uri.query().unwrap_or_default());
+    let mut query = read_query(head.uri.query().unwrap_or_default());
     let reply = match Limited::new(body, LARGEST).collect().await {
         Err(error) => Some(Reply::text(413, format!("{error}\n"))),
         Ok(body) => {
             let body = body.to_bytes();
             let form = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
             if form {
-                query.extend(decode(&String::from_utf8_lossy(&body)));
+                query.extend(read_query(&String::from_utf8_lossy(&body)));
             }
             site(Request { method: head.method, path: head.uri.path().to_owned(), query, body }).await
         }
@@ -133,36 +126,10 @@ async fn answer(request: hyper::Request<Incoming>, site: &Site) -> Result<Respon
     Ok(response)
 }
 
-/// The pairs of a query.
-fn decode(query: &str) -> Vec<(String, String)> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (unescaped(name), unescaped(value))).collect()
-}
-
-fn unescaped(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(byte) = bytes.get(at) {
-        let hex = bytes.get(at + 1..at + 3).and_then(|two| std::str::from_utf8(two).ok()).and_then(|two| u8::from_str_radix(two, 16).ok());
-        match (byte, hex) {
-            (b'%', Some(value)) => {
-                out.push(value);
-                at += 2;
-            }
-            (b'+', _) => out.push(b' '),
-            _ => out.push(*byte),
-        }
-        at += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 /// The port at which a container says that it answers: that of the name, else its first, else another.
 pub(super) fn port(env: &Env, name: &str, otherwise: u16) -> u16 {
-    let containers = look::items(env.pod(), "/spec/containers").iter();
-    let ports = || containers.clone().filter(|c| text(c, "/name") == env.container()).flat_map(|c| look::items(c, "/ports"));
-    let found = ports().find(|port| text(port, "/name") == name).or_else(|| ports().next());
+    let ports = look::items(env.spec(), "/ports");
+    let found = ports.iter().find(|port| text(port, "/name") == name).or_else(|| ports.first());
     found.and_then(|port| look::number(port, "/containerPort")).and_then(|port| u16::try_from(port).ok()).unwrap_or(otherwise)
 }
 
@@ -213,19 +180,4 @@ pub(super) fn probed(model: &str, up: bool, probe: &Probe, status: impl Fn(&str)
 /// Commands of containers that have no shell.
 pub(super) async fn no_commands(model: &str, ask: ExecAsk) -> ExecEnd {
     ExecEnd::Failed(format!("not rehearsable: {model} has no answer to {:?}", ask.command))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::decode;
-
-    #[test]
-    fn queries_are_decoded() {
-        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(
-            decode("query=up%7Ba%3D%22b%22%7D+1&x&y=%zz&z=%4"),
-            [pair("query", "up{a=\"b\"} 1"), pair("x", ""), pair("y", "%zz"), pair("z", "%4")]
-        );
-        assert!(decode("").is_empty());
-    }
 }

@@ -32,9 +32,9 @@ use serde_json::Value;
 use super::{
     control::look,
     core::text,
-    gate::Gate,
     program::{Hosted, Hosting, Program},
 };
+use crate::gate::Gate;
 
 /// The prefix of the annotations that choose and tune models.
 const PREFIX: &str = "sandbox.firedrill.dev/";

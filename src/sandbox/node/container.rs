@@ -6,7 +6,6 @@ use super::{
     super::{
         control::look::{SECOND, draw, mix},
         core::text,
-        gate::Gate,
         model::{self, Exec, Log, Model, Next, Signal, Turn},
         program::{Hosted, Hosting},
     },
@@ -56,6 +55,8 @@ pub(super) struct Process {
     next: Option<i64>,
     /// SIGSTOP.
     pub(super) held: bool,
+    /// Its node does not move.
+    node_frozen: bool,
     /// A SIGTERM that waits for SIGCONT.
     pending_term: bool,
     /// It was asked to end, and is killed then.
@@ -64,9 +65,12 @@ pub(super) struct Process {
 }
 
 impl Process {
-    fn gate(&self, with: impl FnOnce(&Gate)) {
-        if let Some(gate) = self.model.gate() {
-            with(gate);
+    /// Holds what moves outside of its turns, or lets it go on.
+    fn hold(&self) {
+        match self.model.gate() {
+            Some(gate) if self.held || self.node_frozen => gate.stop(),
+            Some(gate) => gate.go_on(),
+            None => {}
         }
     }
 }
@@ -265,7 +269,18 @@ impl Container {
         self.ready = self.started && !probes.iter().any(|p| p.which == Which::Readiness);
         *around.pids = next_pid(*around.pids);
         let pid = *around.pids;
-        let process = Process { model, id, pid, started: now, next: None, held: false, pending_term: false, kill_at: None, probes };
+        let process = Process {
+            model,
+            id,
+            pid,
+            started: now,
+            next: None,
+            held: false,
+            node_frozen: false,
+            pending_term: false,
+            kill_at: None,
+            probes,
+        };
         self.phase = Phase::Running(process);
         self.follow(next, now);
         None
@@ -418,12 +433,12 @@ impl Container {
             Signal::Kill => self.end(137, now),
             Signal::Stop => {
                 process.held = true;
-                process.gate(|gate| gate.stop(true));
+                process.hold();
             }
             Signal::Term => self.term(pod, disk_full, now),
             Signal::Continue => {
                 process.held = false;
-                process.gate(|gate| gate.stop(false));
+                process.hold();
                 // Times that have passed meanwhile are due now.
                 process.next = process.next.map(|at| at.max(now));
                 if std::mem::take(&mut process.pending_term) {
@@ -436,8 +451,9 @@ impl Container {
 
     /// Its node freezes or goes on.
     pub(super) fn freeze_node(&mut self, frozen: bool) {
-        if let Phase::Running(process) = &self.phase {
-            process.gate(|gate| gate.freeze_node(frozen));
+        if let Phase::Running(process) = &mut self.phase {
+            process.node_frozen = frozen;
+            process.hold();
         }
     }
 

@@ -44,15 +44,8 @@ impl Kubelets for Reach {
         if let Some(hosted) = run.hosted(&container) {
             let command = hosted.command(ask);
             drop(inner);
-            return async move {
-                let ended = match command {
-                    Some(command) => command.await,
-                    None => None,
-                };
-                // Its container has ended, and it with it.
-                ended.unwrap_or(ExecEnd::Exit(137))
-            }
-            .boxed();
+            // Its container has ended, and it with it.
+            return command.unwrap_or_else(|| std::future::ready(ExecEnd::Exit(137)).boxed());
         }
         let answer = run.exec(&container, &ask.command, machine.disk_full, now);
         drop(inner);

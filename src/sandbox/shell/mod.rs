@@ -101,8 +101,6 @@ pub(in crate::sandbox) fn files(env: &Env) -> Files {
 
 fn mounts(env: &Env) -> Vec<Mount> {
     let pod = env.pod();
-    let specs = ["/spec/containers", "/spec/initContainers", "/spec/ephemeralContainers"].iter().flat_map(|at| look::items(pod, at));
-    let mounted = specs.filter(|c| text(c, "/name") == env.container()).flat_map(|c| look::items(c, "/volumeMounts"));
     let mount = |mount: &Value| {
         let at = text(mount, "/mountPath");
         let volume = look::items(pod, "/spec/volumes").iter().find(|volume| text(volume, "/name") == text(mount, "/name"))?;
@@ -131,7 +129,7 @@ fn mounts(env: &Env) -> Vec<Mount> {
         let tree = env.volume(at).get_or_init("files", Tree::default);
         Some(Mount { path, tree: (*tree).clone(), read_only, size: size.unwrap_or(SIZE) })
     };
-    mounted.filter_map(mount).collect()
+    look::items(env.spec(), "/volumeMounts").iter().filter_map(mount).collect()
 }
 
 /// Answers an exec with the shell and these commands: `sh` and `bash` with a script, a command of the model's, a small tool.
@@ -152,9 +150,7 @@ pub(in crate::sandbox) async fn exec(env: &Env, commands: &dyn Commands, ask: Ex
 ///
 /// As number 1 of its container it is ended by a SIGTERM only if it has a trap for it.
 pub(in crate::sandbox) async fn main(env: &Env, commands: &dyn Commands) -> i32 {
-    let specs = ["/spec/containers", "/spec/initContainers"].iter().flat_map(|at| look::items(env.pod(), at));
-    let Some(spec) = specs.into_iter().find(|c| text(c, "/name") == env.container()) else { return 126 };
-    let words = ["/command", "/args"].iter().flat_map(|at| look::items(spec, at)).filter_map(Value::as_str);
+    let words = ["/command", "/args"].iter().flat_map(|at| look::items(env.spec(), at)).filter_map(Value::as_str);
     let argv: Vec<String> = words.map(str::to_owned).collect();
     if argv.is_empty() {
         env.terminated().cancelled().await;

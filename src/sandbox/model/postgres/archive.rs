@@ -191,24 +191,14 @@ pub(in super::super) struct PgBackRest;
 impl Program for PgBackRest {
     fn run(self: Arc<Self>, env: Env) -> BoxFuture<'static, i32> {
         async move {
-            let mut listener = env.listen(repository::PORT);
-            let terminated = env.terminated();
-            loop {
-                tokio::select! {
-                    biased;
-                    () = terminated.cancelled() => return 0,
-                    stream = listener.accept() => match stream {
-                        Some(stream) => {
-                            let own = env.clone();
-                            env.spawn(async move {
-                                // It ends as the client wants it.
-                                let _ = serve(&own, Frames::new(stream, BytesMut::new())).await;
-                            });
-                        }
-                        None => return 1,
-                    },
+            env.serve(repository::PORT, |stream| {
+                let own = env.clone();
+                async move {
+                    // It ends as the client wants it.
+                    let _ = serve(&own, Frames::new(stream, BytesMut::new())).await;
                 }
-            }
+            })
+            .await
         }
         .boxed()
     }

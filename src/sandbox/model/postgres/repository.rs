@@ -249,24 +249,14 @@ pub(in super::super) struct BackupRepository;
 impl Program for BackupRepository {
     fn run(self: Arc<Self>, env: Env) -> BoxFuture<'static, i32> {
         async move {
-            let mut listener = env.listen(PORT);
-            let terminated = env.terminated();
-            loop {
-                tokio::select! {
-                    biased;
-                    () = terminated.cancelled() => return 0,
-                    stream = listener.accept() => match stream {
-                        Some(stream) => {
-                            let own = env.clone();
-                            env.spawn(async move {
-                                // It ends as the client wants it.
-                                let _ = serve(&own, stream).await;
-                            });
-                        }
-                        None => return 1,
-                    },
+            env.serve(PORT, |stream| {
+                let own = env.clone();
+                async move {
+                    // It ends as the client wants it.
+                    let _ = serve(&own, stream).await;
                 }
-            }
+            })
+            .await
         }
         .boxed()
     }
