@@ -64,7 +64,7 @@ pub(super) struct Scope<'a> {
     pub(super) row: Option<(&'a [Column], &'a [Cell])>,
     pub(super) excluded: Option<(&'a [Column], &'a [Cell])>,
     /// The rows that are counted and summed.
-    pub(super) group: Option<(&'a [Column], &'a [Row])>,
+    pub(super) group: Option<(&'a [Column], &'a [&'a Row])>,
 }
 
 pub(super) type Answer<T> = Result<T, SqlError>;
@@ -135,7 +135,7 @@ fn mismatch(what: &str, cell: &Cell) -> SqlError {
     SqlError::not_rehearsable(format!("`{what}` of {}", cell.written().unwrap_or_else(|| "NULL".to_owned())))
 }
 
-fn grouped<'a>(scope: Scope<'a>) -> Answer<(&'a [Column], &'a [Row])> {
+fn grouped<'a>(scope: Scope<'a>) -> Answer<(&'a [Column], &'a [&'a Row])> {
     scope.group.ok_or_else(|| SqlError::new("42803", "aggregate functions are not allowed here"))
 }
 

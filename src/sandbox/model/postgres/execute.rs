@@ -1,5 +1,7 @@
 //! Statements: what they answer, and what they change. Pure: changes are given back, not made.
 
+use std::borrow::Cow;
+
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -352,22 +354,22 @@ impl Insert<'_> {
 }
 
 /// The columns of what is selected from.
-fn columns_of(from: Option<&str>, tables: &Tables) -> Answer<Vec<Column>> {
+fn columns_of<'a>(from: Option<&str>, tables: &'a Tables) -> Answer<Cow<'a, [Column]>> {
     Ok(match from {
-        None => Vec::new(),
+        None => Cow::default(),
         Some("pg_stat_replication") => {
             let texts = ["application_name", "client_addr", "state", "sync_state"].map(|name| Column::new(name, Kind::Text));
             let positions = ["sent_lsn", "write_lsn", "flush_lsn", "replay_lsn"].map(|name| Column::new(name, Kind::Lsn));
             texts.into_iter().chain(positions).collect()
         }
-        Some(name) => tables.tables.get(name).ok_or_else(|| no_table(name))?.columns.to_vec(),
+        Some(name) => Cow::Borrowed(&tables.tables.get(name).ok_or_else(|| no_table(name))?.columns),
     })
 }
 
-/// The rows of what is selected from.
-fn source(from: Option<&str>, scope: Scope<'_>) -> Answer<Vec<Row>> {
-    Ok(match from {
-        None => vec![Row::from([])],
+/// The rows of what is no table. None: a table's are read where they are.
+fn made_up(from: Option<&str>, scope: Scope<'_>) -> Option<Vec<Row>> {
+    match from {
+        None => Some(vec![Row::from([])]),
         Some("pg_stat_replication") => {
             let row = |f: &super::eval::Follower| -> Row {
                 let sync = if f.sync { "sync" } else { "async" };
@@ -375,10 +377,10 @@ fn source(from: Option<&str>, scope: Scope<'_>) -> Answer<Vec<Row>> {
                 let positions = [f.sent, f.flushed, f.flushed, f.replayed].map(Cell::Lsn);
                 texts.into_iter().chain(positions).collect()
             };
-            scope.facts.followers.iter().map(row).collect()
+            Some(scope.facts.followers.iter().map(row).collect())
         }
-        Some(name) => table_for(scope.tables, scope.facts, name, Action::Select)?.rows().map(|(_, row)| Row::clone(row)).collect(),
-    })
+        Some(_) => None,
+    }
 }
 
 /// The columns that are given.
@@ -414,9 +416,14 @@ fn project(items: &[Item], columns: &[Column], row: &[Cell], scope: Scope<'_>) -
 /// The rows of a query.
 pub(super) fn run_select(select: &Select, scope: Scope<'_>) -> Answer<Rows> {
     let columns = columns_of(select.from.as_deref(), scope.tables)?;
+    let made_up = made_up(select.from.as_deref(), scope);
+    let rows: Box<dyn Iterator<Item = &Row>> = match (&made_up, &select.from) {
+        (None, Some(name)) => Box::new(table_for(scope.tables, scope.facts, name, Action::Select)?.rows().map(|(_, row)| row)),
+        _ => Box::new(made_up.iter().flatten()),
+    };
     let mut found = Vec::new();
-    for row in source(select.from.as_deref(), scope)? {
-        if holds(select.filter.as_ref(), &columns, &row, scope)? {
+    for row in rows {
+        if holds(select.filter.as_ref(), &columns, row, scope)? {
             found.push(row);
         }
     }
@@ -428,7 +435,7 @@ pub(super) fn run_select(select: &Select, scope: Scope<'_>) -> Answer<Rows> {
         if !select.order.is_empty() {
             let mut keyed = Vec::with_capacity(found.len());
             for row in found {
-                let key = select.order.iter().map(|(by, _)| eval(by, Scope { row: Some((&columns, &row)), ..scope }));
+                let key = select.order.iter().map(|(by, _)| eval(by, Scope { row: Some((&columns, row)), ..scope }));
                 keyed.push((key.collect::<Answer<Vec<Cell>>>()?, row));
             }
             keyed.sort_by(|(one, _), (other, _)| {
