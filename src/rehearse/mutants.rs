@@ -143,6 +143,14 @@ pub const MUTANTS: &[Mutant] = &[
         change: Change::Knob { model: "backup-repository", knob: "restore", value: "drops-rows" },
     },
     Mutant {
+        name: "restore-overwrites",
+        weakness: "a restore goes over newer rows instead of refusing",
+        incident: "tito",
+        meant: &["runbook"],
+        scene: Scene::Restore,
+        change: Change::Knob { model: "backup-repository", knob: "restore", value: "overwrites" },
+    },
+    Mutant {
         name: "restore-key-missing",
         weakness: "the key of the backup is not there",
         incident: "titanfile",
@@ -297,9 +305,13 @@ impl Mutant {
             return Fate::Caught(meant.into_iter().map(|o| o.name.clone()).collect());
         }
         let mut said = verdict.drill.to_string();
+        // What those who are meant to notice say for themselves is the best hint at what the drill lacks.
+        let meant = verdict.objectives.iter().find(|o| o.outcome == Outcome::Inconclusive && self.meant.contains(&o.kind.as_str()));
         if !others.is_empty() {
             let names: Vec<&str> = others.iter().map(|o| o.name.as_str()).collect();
             said.push_str(&format!(", for another objective: {}", names.join(", ")));
+        } else if let Some(meant) = meant {
+            said.push_str(&format!(": {}: {}", meant.name, meant.reason));
         } else if let Some(reason) = verdict.reasons.first() {
             said.push_str(&format!(": {reason}"));
         }

@@ -105,8 +105,10 @@ fn parts(facts: &Facts<'_>, origin: &Origin<'_>, stages: &[&AlertSeen], judged: 
     }
     let received = stages.iter().find(|a| a.stage == AlertStage::Received);
     if let Some(received) = received
-        // In CI nobody acknowledges anything, and least of all the page.
-        && let Some(ack) = facts.acks.iter().find(|a| !a.refused && a.by != AUTO_ACK && clocks.surely_after(a.at, &received.before))
+        // In CI nobody acknowledges anything, and least of all the page; nor does the page itself, where it declares the outage.
+        && let Some(ack) = facts.acks.iter().find(|a| {
+            !a.refused && a.by != AUTO_ACK && !facts.declared_by_alert(a.step) && clocks.surely_after(a.at, &received.before)
+        })
     {
         let span = clocks.between(ack.at, &received.before).to(clocks.between(ack.at, &received.after)).not_negative();
         judged.part("from there until somebody acknowledged", span, Unit::Microseconds).detail = format!("by {}", ack.by);

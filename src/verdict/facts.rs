@@ -255,6 +255,12 @@ impl<'a> Facts<'a> {
         (after_steps && changed).then_some(at)
     }
 
+    /// Whether a step is declared by an alert's receipt: nobody says anything then.
+    pub(super) fn declared_by_alert(&self, path: &str) -> bool {
+        let declare = self.plan.step(path).and_then(|step| step.spec.declare.as_ref());
+        declare.is_some_and(|declare| declare.alert.is_some())
+    }
+
     /// When the outage was declared, at or after an origin: the first `declare` step done, at the instant the person said so if
     /// one did.
     pub(super) fn declared(&self, origin: &Origin<'_>) -> Option<&'a Stamp> {

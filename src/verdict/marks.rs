@@ -133,7 +133,7 @@ fn people(facts: &Facts<'_>, marks: &mut Vec<Mark>) {
             marks.push(mark(MarkKind::Declared, &step.title, facts.clocks.at(said.map_or(end, |a| a.at)), detail));
         }
     }
-    for ack in facts.acks.iter().filter(|a| !a.refused) {
+    for ack in facts.acks.iter().filter(|a| !a.refused && !facts.declared_by_alert(a.step)) {
         let path = ack.step.split('#').next().unwrap_or(ack.step);
         let title = facts.plan.step(path).map_or(ack.step, |s| s.title.as_str());
         marks.push(mark(MarkKind::Acknowledged, title, facts.clocks.at(ack.at), format!("by {}", ack.by)));

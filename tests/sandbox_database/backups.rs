@@ -272,7 +272,8 @@ async fn a_restore_can_fail_for_a_missing_key_take_long_and_overwrite() {
     let world = World::up(7, &[&slow, &over]).await;
     until_backups(&world, 1, 1).await;
     let start = tokio::time::Instant::now();
-    restore(&world, 1).await.unwrap();
+    let (failed, why) = restore(&world, 1).await.unwrap_err();
+    assert!(failed == 4 && why.contains("it went over what was there"), "the runbook sees that: {failed} {why}");
     assert!(start.elapsed() >= Duration::from_secs(90), "{:?}", start.elapsed());
     let newer = "psql -h /tmp -d orders -X -c \"insert into accounts (name, plan) values ('newer', 'paid')\"";
     assert_eq!(block(&world, newer).await.0, 0);

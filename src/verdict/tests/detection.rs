@@ -6,7 +6,7 @@ use super::kit::*;
 use crate::{
     journal::*,
     scenario::types::*,
-    verdict::{Bracket, Outcome},
+    verdict::{Bracket, MarkKind, Outcome},
 };
 use ProbeState::{Bad, Good, Unknown};
 
@@ -73,6 +73,16 @@ fn only_a_person_acknowledges_a_page() {
     };
     assert!(acknowledged("bob@desk"));
     assert!(!acknowledged(AUTO_ACK));
+    // The page that declares the outage has been read by nobody.
+    let mut j = paged();
+    j.step("declared", |s| s.declare = Some(Declare { alert: Some("paged".into()), ..Declare::default() }));
+    let path = j.plan.steps.last().unwrap().path.clone();
+    let event = Event::Acknowledged { step: path.clone(), by: "alert paged".into(), refused: false, remark: String::new(), at: at(16_000) };
+    j.push(16_000, event);
+    j.push(16_000, Event::StepEnded { step: path, outcome: StepOutcome::Succeeded, detail: String::new(), end: at(16_000) });
+    assert!(!j.only().parts.iter().any(|p| p.name.contains("acknowledged")));
+    let kinds: Vec<_> = crate::verdict::judge(&j.records()).marks.iter().map(|mark| mark.kind).collect();
+    assert!(kinds.contains(&MarkKind::Declared) && !kinds.contains(&MarkKind::Acknowledged), "{kinds:?}");
 }
 
 #[test]
