@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    clock::{ClockId, Stamp},
     journal::*,
     scenario::types::*,
     verdict::tests::kit::{Tape, at},
@@ -202,6 +203,45 @@ fn a_report_that_cannot_be_written_says_where_and_what_to_do() {
     let help = miette::Diagnostic::help(&error).unwrap().to_string();
     assert!(help.contains("the disk is full"), "{help}");
     assert!(matches!(write(dir.path(), &[]), Err(ReportError::NoPlan)));
+}
+
+#[test]
+fn what_happened_on_other_clocks_is_in_its_place_and_what_was_never_compared_has_none() {
+    let hour = 3_600_000_000;
+    let mut t = Tape::new();
+    let note = |text: &str| Event::Note { text: text.to_owned() };
+    t.push(10, Event::ClockLinked { clock: at(0).clock, offset_us: 0, error_us: 0, wall_offset_us: 0 });
+    let link = Event::ClockLinked { clock: ClockId("observer".into()), offset_us: hour, error_us: 300, wall_offset_us: hour };
+    t.push(20, link);
+    t.push(1_000, note("before"));
+    // Its clocks, both of them, are an hour ahead.
+    let of = |clock: &str, ms: i64| Stamp { clock: ClockId(clock.into()), mono_us: at(ms).mono_us + hour, wall_us: at(ms).wall_us + hour };
+    let seen = |clock: &str, detail: &str| {
+        let (after, before) = (of(clock, 1_900), of(clock, 2_000));
+        let (probe, fingerprint) = ("paged".to_owned(), String::new());
+        Event::Alert(AlertSeen {
+            probe,
+            stage: AlertStage::Firing,
+            fingerprint,
+            after,
+            before,
+            labels: [].into(),
+            detail: detail.to_owned(),
+        })
+    };
+    t.push(2_500, seen("observer", "by the observer"));
+    t.push(3_000, note("after"));
+    let told = |t: &Tape| {
+        let report = collect(&t.records()).unwrap();
+        let told = report.timeline.into_iter().filter(|e| ["before", "after", "by the"].iter().any(|word| e.what.contains(word)));
+        told.map(|e| (e.offset_us, e.what)).collect::<Vec<_>>()
+    };
+    let found = told(&t);
+    let offsets: Vec<_> = found.iter().map(|(offset, _)| *offset).collect();
+    assert_eq!(offsets, [Some(1_000_000), Some(2_000_000), Some(3_000_000)], "{found:?}");
+    t.push(3_500, seen("stranger", "by the stranger"));
+    let found = told(&t);
+    assert!(found.iter().any(|(offset, what)| offset.is_none() && what.contains("stranger")), "{found:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::{
     journal::{AlertStage, Event, ProbeRun, Reading, Record, ResumeIntent, SteadyPhase, StepOutcome},
     plan::Plan,
     scenario::types::ProbeState,
-    verdict::time,
+    verdict::{Bracket, Clocks, time},
 };
 
 /// A probe that flaps has thousands of runs; the journal has them all.
@@ -24,7 +24,8 @@ const RUNS_OF_A_PROBE: usize = 50;
 pub struct Entry {
     /// When, in UTC, by the clock it was read on.
     pub utc: String,
-    /// Microseconds since the drill's first record; none on a clock that is not the drill's first runner's.
+    /// Microseconds since the drill's first record. Of another clock than the drill's first runner's: the middle of what its measured
+    /// offset allows; none if it was never measured.
     pub offset_us: Option<i64>,
     /// What happened.
     pub what: String,
@@ -32,12 +33,13 @@ pub struct Entry {
     pub seq: u64,
 }
 
-/// All entries, in order of time.
+/// All entries, in order of time: by their offsets where all are known, else by wall time.
 pub(super) fn of(records: &[Record], plan: &Plan) -> Vec<Entry> {
     let Some(first) = records.first() else { return Vec::new() };
     let mut shown: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
     let mut entries: Vec<Entry> = Vec::new();
     let deviations = deviations::of(records);
+    let clocks = Clocks::new(records);
     for record in records {
         // Of what is said again and again the first time and, with the count, the last.
         if let Event::Deviation { .. } = record.event
@@ -58,7 +60,10 @@ pub(super) fn of(records: &[Record], plan: &Plan) -> Vec<Entry> {
         if let Some(said) = deviations.iter().find(|said| said.times > 1 && said.seq.1 == record.seq) {
             what.push_str(&format!(" (the last of {} times)", said.times));
         }
-        let offset_us = (at.clock == first.at.clock).then(|| at.mono_us.saturating_sub(first.at.mono_us));
+        let offset_us = match clocks.at(at) {
+            Bracket { lower: Some(lower), upper: Some(upper) } => Some(lower.midpoint(upper)),
+            _ => None,
+        };
         entries.push(Entry { utc: at.utc(), offset_us, what, seq: record.seq });
     }
     for (probe, n) in shown {
@@ -68,8 +73,13 @@ pub(super) fn of(records: &[Record], plan: &Plan) -> Vec<Entry> {
             entries.push(Entry { utc, offset_us: Some(0), what, seq });
         }
     }
-    // RFC 3339 in UTC with a fixed number of digits sorts as text; the record's number keeps the journal's order.
-    entries.sort_by(|a, b| (&a.utc, a.seq).cmp(&(&b.utc, b.seq)));
+    if entries.iter().all(|entry| entry.offset_us.is_some()) {
+        // Wall clocks may be an hour apart; the record's number keeps the journal's order.
+        entries.sort_by_key(|entry| (entry.offset_us, entry.seq));
+    } else {
+        // RFC 3339 in UTC with a fixed number of digits sorts as text.
+        entries.sort_by(|a, b| (&a.utc, a.seq).cmp(&(&b.utc, b.seq)));
+    }
     entries
 }
 

@@ -23,7 +23,7 @@ struct Link {
 
 /// All that a journal says about how its clocks stand to each other.
 #[derive(Debug)]
-pub(super) struct Clocks {
+pub(crate) struct Clocks {
     /// The clock of the journal's first record, on which the time line is.
     base: ClockId,
     /// Its reading at the first record: the time line's zero.
@@ -32,7 +32,7 @@ pub(super) struct Clocks {
 }
 
 impl Clocks {
-    pub(super) fn new(records: &[Record]) -> Self {
+    pub(crate) fn new(records: &[Record]) -> Self {
         let Some(first) = records.first() else {
             return Self { base: ClockId("none".into()), zero: 0, links: BTreeMap::new() };
         };
@@ -56,7 +56,7 @@ impl Clocks {
 
     /// A stamp on the time line: microseconds since the first record, with the error of its clock. Unbounded when its clock
     /// was never linked.
-    pub(super) fn at(&self, stamp: &Stamp) -> Bracket {
+    pub(crate) fn at(&self, stamp: &Stamp) -> Bracket {
         if stamp.clock == self.base {
             return Bracket::exact(stamp.mono_us.saturating_sub(self.zero));
         }

@@ -32,6 +32,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use bracket::{Bracket, time};
+pub(crate) use clocks::Clocks;
 pub use drill::ABORTED_BY_STEP;
 pub use marks::{Mark, MarkKind};
 pub use rejudge::{RejudgeError, rejudge, rejudge_plan};
