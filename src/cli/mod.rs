@@ -21,6 +21,7 @@ pub(crate) mod set;
 mod status;
 mod stop;
 mod validate;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,7 @@ enum Command {
     Agent(agent::Args),
     Plan(Box<plan::PlanArgs>),
     Report(report::ReportArgs),
+    Verify(verify::VerifyArgs),
     Rehearse(rehearse::RehearseArgs),
     Run(Box<run::Args>),
     Resume(control::ResumeArgs),
@@ -88,6 +90,7 @@ fn run(command: Command) -> Exit {
         Command::Plan(args) => block_on(plan::run(&args)),
         Command::Rehearse(args) => rehearse::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Run(args) if args.in_sandbox() => block_in_sandbox(run::run(*args)),
         Command::Run(args) => block_on(run::run(*args)),
         Command::Resume(args) => block_on(control::resume(args)),

@@ -138,7 +138,7 @@ fn same(a: &Path, b: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{
         journal::{Log, RevertResult, RunEnd},
@@ -169,7 +169,7 @@ spec:
 "#;
 
     /// An evidence folder of a drill whose probe was good again 2.48–2.61 s after the fault, judged with `rto=3s`.
-    fn folder() -> tempfile::TempDir {
+    pub(in crate::cli) fn folder() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("scenario.yaml"), SCENARIO).unwrap();
         let mut tape = Tape::new();

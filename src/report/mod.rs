@@ -19,7 +19,7 @@ pub(crate) use data::revert_word;
 pub use data::{Report, SCHEMA, collect};
 pub use json::{json, schema};
 pub use terminal::terminal;
-pub use write::{FILES, ReportError, altered, write};
+pub use write::{FILES, ReportError, altered, differing, write};
 
 use crate::{
     exit::Exit,

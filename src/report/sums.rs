@@ -1,6 +1,7 @@
 //! `SHA256SUMS`: a checksum of every file of the evidence, as `sha256sum --check` reads it.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
@@ -40,6 +41,27 @@ pub(super) fn altered(dir: &Path, but: &[&str]) -> Result<Vec<String>, ReportErr
     let lines = text.lines().filter_map(|line| line.split_once("  ")).filter(|(_, name)| !but.contains(name));
     // A file that cannot be read is not as it was.
     Ok(lines.filter(|(sum, name)| digest(&dir.join(name)).ok().as_deref() != Some(*sum)).map(|(_, name)| name.to_owned()).collect())
+}
+
+/// What is not as the list says, a sentence each: files that were changed, are gone, or are not in it.
+pub(super) fn differing(dir: &Path) -> Result<Vec<String>, ReportError> {
+    let path = dir.join(NAME);
+    let listed = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![format!("there is no {NAME}")]),
+        Err(error) => return Err(ReportError::io("read", &path, error)),
+    };
+    let by_name = |text: &str| -> BTreeMap<String, String> {
+        text.lines().filter_map(|line| line.split_once("  ")).map(|(sum, name)| (name.to_owned(), sum.to_owned())).collect()
+    };
+    let (listed, there) = (by_name(&listed), by_name(&of(dir)?));
+    let changed = listed.iter().filter_map(|(name, sum)| match there.get(name) {
+        None => Some(format!("{name} is gone, or is no file any more")),
+        Some(now) if now != sum => Some(format!("{name} is not as {NAME} has it")),
+        Some(_) => None,
+    });
+    let added = there.keys().filter(|name| !listed.contains_key(*name)).map(|name| format!("{name} is not in {NAME}"));
+    Ok(changed.chain(added).collect())
 }
 
 fn collect(dir: &Path, below: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), ReportError> {

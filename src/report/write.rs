@@ -59,11 +59,35 @@ pub fn altered(dir: &Path) -> Result<Vec<String>, ReportError> {
     sums::altered(dir, &FILES)
 }
 
+/// What of an evidence folder is not as its records and its `SHA256SUMS` say, a sentence each: reports that the records do not make,
+/// files that were changed, are gone or were put in.
+///
+/// # Errors
+/// The records are no drill's, or a file cannot be read.
+pub fn differing(dir: &Path, records: &[Record]) -> Result<Vec<String>, ReportError> {
+    let texts = texts(records)?;
+    let mut wrong = Vec::new();
+    for (name, text) in FILES.iter().zip(&texts) {
+        match std::fs::read(dir.join(name)) {
+            Ok(bytes) if bytes == text.as_bytes() => {}
+            Ok(_) => wrong.push(format!("{name} is not the one that the journal makes")),
+            Err(error) => wrong.push(format!("{name} cannot be read: {error}")),
+        }
+    }
+    wrong.extend(sums::differing(dir)?);
+    Ok(wrong)
+}
+
+/// The reports, in the order of [`FILES`].
+fn texts(records: &[Record]) -> Result<[String; 3], ReportError> {
+    let report = collect(records).ok_or(ReportError::NoPlan)?;
+    Ok([json::render(&report), junit::render(&report)?, markdown::render(&report)])
+}
+
 /// Makes `report.json`, `junit.xml`, `report.md` and `SHA256SUMS` in the evidence folder from the records alone. Each file
 /// is written beside its place and then moved there, so that a full disk or a lost power never leaves half a report.
 pub fn write(dir: &Path, records: &[Record]) -> Result<(), ReportError> {
-    let report = collect(records).ok_or(ReportError::NoPlan)?;
-    let texts = [json::render(&report), junit::render(&report)?, markdown::render(&report)];
+    let texts = texts(records)?;
     std::fs::create_dir_all(dir).map_err(|e| ReportError::io("make the folder", dir, e))?;
     for (name, text) in FILES.iter().zip(&texts) {
         put(dir, name, text)?;
