@@ -9,7 +9,7 @@ use crate::{
     drill::{Drill, DrillOptions, Takeover},
     journal::{Disk, Event, Record, SteadyPhase},
     plan::{self, NoPlan, Plan},
-    sandbox::{AuditEntry, Weather},
+    sandbox::{AuditEntry, Truth, Weather},
     scenario::{
         Loaded,
         types::{Dur, Environment},
@@ -87,6 +87,8 @@ pub struct Rehearsal {
     pub own_writes: usize,
     /// Why it could not go on, if so.
     pub trouble: Option<String>,
+    /// What was really so, as the world's models know it.
+    pub truth: Vec<Truth>,
 }
 
 /// Rehearses. Must not be called within a runtime.
@@ -158,7 +160,8 @@ async fn on(case: &Case<'_>, stage: &Stage) -> Result<Rehearsal, RehearsalError>
             *touched.entry(touch(entry)).or_default() += 1;
         }
     }
-    Ok(Rehearsal { verdict: verdict::judge(&records), plan, records, touched, own_writes, trouble: end.trouble })
+    let truth = stage.sandbox.truth();
+    Ok(Rehearsal { verdict: verdict::judge(&records), plan, records, touched, own_writes, trouble: end.trouble, truth })
 }
 
 /// What of a mutant comes once the steady state has held.

@@ -91,6 +91,14 @@ impl Hosting {
         }
     }
 
+    /// Notes something that is so, as a pod (`namespace/name`) knows it.
+    pub(in crate::sandbox) fn note(&self, pod: String, what: &str, fact: Value) {
+        let mut truths = lock(&self.truths);
+        if truths.len() < TRUTHS {
+            truths.push(Truth { at_us: self.clock.now().wall_us, pod, what: what.to_owned(), fact });
+        }
+    }
+
     /// All facts so far, in order.
     pub(in crate::sandbox) fn truths(&self) -> Vec<Truth> {
         lock(&self.truths).clone()
@@ -398,11 +406,7 @@ impl Env {
 
     /// Notes something that is so, for checkers.
     pub(in crate::sandbox) fn truth(&self, what: &str, fact: Value) {
-        let mut truths = lock(&self.0.hosting.truths);
-        if truths.len() < TRUTHS {
-            let pod = format!("{}/{}", self.namespace(), self.name());
-            truths.push(Truth { at_us: self.now_us(), pod, what: what.to_owned(), fact });
-        }
+        self.0.hosting.note(format!("{}/{}", self.namespace(), self.name()), what, fact);
     }
 
     fn finished(&self, code: i32) {

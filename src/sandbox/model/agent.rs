@@ -4,7 +4,6 @@
 //! Its clock is one of its own, so that the runner has to measure it. Knob `clock-skew`: how far it is ahead.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -128,14 +127,16 @@ impl Agent {
     async fn watchdog(&self, env: &Env) -> Result<String, String> {
         let told = Told::new(env, "watchdog/")?;
         let own = env.clone();
+        // For raw samples, of which a revert has none. Gone with this, also when the sandbox ends in the middle of a revert.
+        let scratch = tempfile::Builder::new().prefix("firedrill-sandbox-").tempdir();
+        let scratch = scratch.map_err(|error| format!("failed to make a folder for samples: {error}"))?;
         let config = watchdog::Config {
             drill: told.drill,
             namespace: env.var("FIREDRILL_NAMESPACE").ok_or("FIREDRILL_NAMESPACE is not set")?,
             pod: told.pod,
             pod_uid: told.pod_uid,
             lease: duration(&env.var("FIREDRILL_LEASE").unwrap_or_else(|| "15s".to_owned()))?,
-            // For raw samples, of which a revert has none; the watchdog removes it.
-            scratch: scratch(env),
+            scratch: scratch.path().to_owned(),
             log: watchdog::Log(Arc::new(move |line| own.say(line))),
             disk: Disk::Memory(MemoryDisk::default()),
             seed: Some(env.seed()),
@@ -158,11 +159,6 @@ impl Agent {
         };
         watchdog::run(&cluster, &told.clock, &config, &stop).await
     }
-}
-
-/// A folder that no other sandbox's watchdog has.
-fn scratch(env: &Env) -> PathBuf {
-    std::env::temp_dir().join(format!("firedrill-sandbox-{}-{}-{:016x}", std::process::id(), env.uid(), env.seed()))
 }
 
 impl Program for Agent {

@@ -129,6 +129,8 @@ impl Receiver {
         let Payload { status, group_labels, receiver, alerts } = payload;
         let names: Vec<&str> = alerts.iter().filter_map(|alert| alert.labels.get("alertname")).map(String::as_str).collect();
         env.say(&format!("notification {}: {status} {}", inbox.last_id, names.join(" ")));
+        let told = |alert: &Alert| json!({"alertname": alert.labels.get("alertname"), "status": alert.status});
+        env.truth("received", json!({"id": inbox.last_id, "alerts": alerts.iter().map(told).collect::<Vec<_>>()}));
         let (received_us, received_mono_us, id) = (now.wall_us, now.mono_us, inbox.last_id);
         if inbox.received.len() >= KEPT {
             inbox.received.pop_front();

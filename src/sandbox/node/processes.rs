@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fmt, sync::Weak};
 
 use rustix::process::Signal as UnixSignal;
+use serde_json::json;
 
 use super::{
     super::{cluster::Cluster, control::Who, core::text, model::Signal, store::Key},
@@ -65,7 +66,8 @@ pub(in crate::sandbox) struct NodeTable {
     cluster: Weak<Cluster>,
     clock: Clock,
     node: String,
-    /// The pod that looks.
+    /// The pod that looks, `namespace/name`, and its uid.
+    own: String,
     own_uid: String,
     /// It sees the processes of others (`hostPID`).
     sees_all: bool,
@@ -87,6 +89,7 @@ impl NodeTable {
             cluster,
             clock,
             node: node.to_owned(),
+            own: format!("{}/{}", text(pod, "/metadata/namespace"), text(pod, "/metadata/name")),
             own_uid: text(pod, "/metadata/uid").to_owned(),
             sees_all: super::look::flag(pod, "/spec/hostPID"),
             privileged: spec.is_some_and(|spec| super::look::flag(spec, "/securityContext/privileged")),
@@ -130,11 +133,11 @@ impl Table for NodeTable {
 
     fn signal(&self, ident: Ident, signal: UnixSignal) -> Result<bool, String> {
         let refused = |why: &str| format!("failed to send {signal:?} to process {}: {why}", ident.pid);
-        let to = match signal {
-            UnixSignal::STOP => Signal::Stop,
-            UnixSignal::CONT => Signal::Continue,
-            UnixSignal::KILL => Signal::Kill,
-            UnixSignal::TERM => Signal::Term,
+        let (to, called) = match signal {
+            UnixSignal::STOP => (Signal::Stop, "STOP"),
+            UnixSignal::CONT => (Signal::Continue, "CONT"),
+            UnixSignal::KILL => (Signal::Kill, "KILL"),
+            UnixSignal::TERM => (Signal::Term, "TERM"),
             _ => return Err(refused("not rehearsable")),
         };
         let Some(found) = self.seen().into_iter().find(|p| p.ident == ident) else { return Ok(false) };
@@ -145,8 +148,15 @@ impl Table for NodeTable {
         let now = self.clock.now().wall_us;
         let hit = {
             let mut inner = cluster.lock();
-            let run = inner.nodes.runs.get_mut(&(found.key.clone(), found.uid));
-            run.is_some_and(|run| run.signal(&found.container, to, now))
+            let run = inner.nodes.runs.get_mut(&(found.key.clone(), found.uid.clone()));
+            let hit = run.is_some_and(|run| run.signal(&found.container, to, now));
+            if let Some(hosting) = inner.nodes.hosting.as_ref().filter(|_| hit) {
+                let pod = format!("{}/{}", found.key.0, found.key.1);
+                let (uid, container, pid) = (&found.uid, &found.container, ident.pid);
+                let fact = json!({"pod": pod, "uid": uid, "container": container, "pid": pid, "signal": called});
+                hosting.note(self.own.clone(), "signal", fact);
+            }
+            hit
         };
         if hit {
             cluster.poke([(Who::Kubelet, found.key)]);
