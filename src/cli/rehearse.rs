@@ -181,6 +181,22 @@ fn one(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Result<E
     Ok(exit(&rehearsal))
 }
 
+/// The command that rehearses a piece alone, as it was rehearsed here.
+fn again(piece: &Piece, args: &RehearseArgs, seed: u64, rest: &str) -> String {
+    let mut words = format!("firedrill rehearse {}", typed(&piece.file.display().to_string()));
+    let path = |option: &str, path: &Path| format!(" --{option} {}", typed(&path.display().to_string()));
+    words.extend(args.environment.as_deref().map(|given| path("environment", given)));
+    words.extend(args.world.as_deref().map(|given| path("world", given)));
+    words.extend(args.sets.iter().map(|(name, value)| format!(" --set {}", typed(&format!("{name}={value}")))));
+    format!("{words} --seed {seed}{rest}")
+}
+
+/// A word as a shell takes it.
+fn typed(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
 /// How a rehearsal ended, in words that can be compared.
 fn ending(rehearsal: &Rehearsal) -> String {
     let clean = if rehearsal.verdict.clean { "clean" } else { "NOT CLEAN" };
@@ -230,7 +246,7 @@ fn many(piece: &Piece, args: &RehearseArgs, seeds: u64, printed: &mut Vec<Value>
             for why in why {
                 out::line(format_args!("    - {why}"));
             }
-            out::line(format_args!("    look at it: firedrill rehearse {file} --seed {seed}{}", if *is_flaky { " --flaky" } else { "" }));
+            out::line(format_args!("    look at it: {}", again(piece, args, *seed, if *is_flaky { " --flaky" } else { "" })));
         }
     }
     Ok(if others.is_empty() { ended } else { worse(worst, Exit::Failed) })
@@ -244,11 +260,10 @@ fn mutants(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Resu
     if exit(&control) != Exit::Passed {
         let why = control.verdict.reasons.iter().chain(&control.verdict.unclean).chain(&control.trouble).cloned().collect::<Vec<_>>();
         return Err(CliError::Refused(format!(
-            "{file}: without any weakness the drill is {} ({}), so that nothing can be learnt from weak worlds: look at it with `firedrill \
-             rehearse {file} --seed {}`",
+            "{file}: without any weakness the drill is {} ({}), so that nothing can be learnt from weak worlds: look at it with `{}`",
             ending(&control),
             why.join("; "),
-            args.seed
+            again(piece, args, args.seed, "")
         )));
     }
     if text {
@@ -268,7 +283,8 @@ fn mutants(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Resu
         }
         if text {
             let again = if matches!(fate, Fate::Survived(_)) {
-                format!("\n  {:wide$}    look at it: firedrill rehearse {file} --seed {} --mutant {}", "", args.seed, mutant.name)
+                let command = again(piece, args, args.seed, &format!(" --mutant {}", mutant.name));
+                format!("\n  {:wide$}    look at it: {command}", "")
             } else {
                 String::new()
             };

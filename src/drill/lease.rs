@@ -19,7 +19,7 @@ use kube::{
 };
 use tokio::sync::{Mutex, watch};
 
-use crate::{clock::Clock, hint, labels, scenario::types::Dur};
+use crate::{clock::Clock, cluster, hint, labels, scenario::types::Dur};
 
 /// Why Leases were not taken or are no longer held.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -168,7 +168,7 @@ impl Fence {
             Err(_) => Err(failed("no answer in time".to_owned())),
             Ok(Ok(value)) => Ok(Ok(value)),
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Ok(Err(status.code)),
-            Ok(Err(error)) => Err(failed(error.to_string())),
+            Ok(Err(error)) => Err(failed(cluster::why(&error))),
         }
     }
 

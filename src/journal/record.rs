@@ -10,7 +10,7 @@ use kube::{
 };
 
 use super::{Event, JournalError, Record, Tail};
-use crate::{labels, plan::Plan, scenario::types::Dur};
+use crate::{cluster, labels, plan::Plan, scenario::types::Dur};
 
 /// How long one call for the record may take.
 const CALL_LIMIT: Dur = Dur::from_secs(10);
@@ -202,7 +202,7 @@ impl RecordStore {
                 // Our own write may have been applied though its answer was lost: then the head is ours.
                 self.reconcile(tail).await
             }
-            Err(error) => Err(failed(error.to_string())),
+            Err(error) => Err(failed(cluster::why(&error))),
         }
     }
 
@@ -255,7 +255,7 @@ impl RecordStore {
             match limited("delete", &name, self.api.delete(&name, &params)).await? {
                 Ok(_) => {}
                 Err(error) if status_code(&error) == Some(404) => {}
-                Err(error) => return Err(JournalError::Record { doing: "delete", name, detail: error.to_string() }),
+                Err(error) => return Err(JournalError::Record { doing: "delete", name, detail: cluster::why(&error) }),
             }
         }
         Ok(())
@@ -354,7 +354,7 @@ impl Inbox {
         match limited("write", &name, self.api.create(&PostParams::default(), &map)).await? {
             Ok(_) => Ok(()),
             Err(error) if status_code(&error) == Some(409) => Ok(()),
-            Err(error) => Err(JournalError::Record { doing: "write", name, detail: error.to_string() }),
+            Err(error) => Err(JournalError::Record { doing: "write", name, detail: cluster::why(&error) }),
         }
     }
 
@@ -389,7 +389,7 @@ impl Inbox {
         match limited("write", &name, self.api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await? {
             Ok(_) => Ok(()),
             Err(error) if status_code(&error) == Some(404) => Err(failed("no such drill is running".to_owned())),
-            Err(error) => Err(failed(error.to_string())),
+            Err(error) => Err(failed(cluster::why(&error))),
         }
     }
 

@@ -126,8 +126,13 @@ impl Stage {
             let (resource, scope) = match kinds.get(&key) {
                 Some(known) => known,
                 None => {
-                    let (resource, capabilities) =
-                        discovery::pinned_kind(client, &group).await.map_err(|error| refused(cluster::why(&error)))?;
+                    let found = discovery::pinned_kind(client, &group).await;
+                    let (resource, capabilities) = found.map_err(|error| match error {
+                        kube::Error::Discovery(_) => refused(format!(
+                            "there is no kind {kind} in {version}; one of your own needs its CustomResourceDefinition in an earlier document"
+                        )),
+                        other => refused(cluster::why(&other)),
+                    })?;
                     kinds.entry(key).or_insert((resource, capabilities.scope))
                 }
             };
