@@ -34,6 +34,28 @@ led_by() {
   [ "$(leader)" = "$after" ]
 }
 
+# The drill just performed, and the same in the sandbox: the same marks in the same order. Times are another matter.
+same_marks_in_the_sandbox() {
+  local real sandbox
+  # Not the one that was judged again.
+  real=$(find "$EVIDENCE_ROOT/freeze" -name report.json -not -path '*=*')
+  rm -rf "$EVIDENCE_ROOT/freeze-in-the-sandbox"
+  "$FIREDRILL" run "$SCENARIOS/lose-database-primary/scenario.yaml" --sandbox --pace max --quiet --auto-ack --seed 1 \
+    --out "$EVIDENCE_ROOT/freeze-in-the-sandbox" "${SHORT[@]}"
+  sandbox=$(find "$EVIDENCE_ROOT/freeze-in-the-sandbox" -name report.json)
+  marks_differ "$real" "$sandbox" >"$SCRATCH/marks"
+  cat "$SCRATCH/marks"
+  [ ! -s "$SCRATCH/marks" ]
+  # A mark that is not there, and one in another place, are seen.
+  jq 'del(.verdict.marks[] | select(.kind == "detected"))' "$sandbox" >"$SCRATCH/without.json"
+  [ "$(marks_differ "$real" "$SCRATCH/without.json")" = 'only on the testbed: detected of paged' ]
+  jq '(.verdict.marks[] | select(.kind == "detected").at) = {lower: 1, upper: 2}' "$sandbox" >"$SCRATCH/moved.json"
+  marks_differ "$real" "$SCRATCH/moved.json" | grep 'injected of lose the primary comes before detected of paged'
+}
+marks_differ() {
+  jq -rn --slurpfile one "$1" --slurpfile two "$2" --arg first "on the testbed" --arg second "in the sandbox" -f "$REPOSITORY/tests/drills/marks.jq"
+}
+
 misses_a_target_of_one_second() {
   drill one-second 1 lose-database-primary --set rto=1s
   only_missed "RTO of checkout" "RTO of the database"
@@ -128,6 +150,7 @@ held_down() { another_way crash-hold "crash: {target: primary, hold: true}" anot
 deleted() { another_way pod-kill "podKill: {target: primary}" another; }
 
 check "lose-database-primary passes with a healthy failover, with the permissions that plan prints" 300 fails_over
+check "lose-database-primary shows the same sequence of marks in the sandbox" 120 same_marks_in_the_sandbox
 if [ -z "${DRILLS_FULL:-}" ]; then
   check "lose-database-primary fails when the alert's route is broken and acknowledged writes are lost, exactly those counted" 300 sees_lost_writes_and_broken_routing
 else
