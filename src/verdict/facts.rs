@@ -255,6 +255,17 @@ impl<'a> Facts<'a> {
         (after_steps && changed).then_some(at)
     }
 
+    /// Whether a fault may still have been in place at an instant: one that lasts, and that nobody had begun to undo by then.
+    pub(super) fn may_hold_at(&self, fault: Option<FaultId>, at: &Stamp) -> bool {
+        let Some(fault) = fault.and_then(|id| self.faults.get(&id)) else { return false };
+        let lasts = match fault.reverted.map(|(_, result, _)| result) {
+            Some(RevertResult::Reverted | RevertResult::Failed | RevertResult::Superseded) | None => true,
+            // There never was anything to undo: what it did, it did at once.
+            Some(RevertResult::Nothing | RevertResult::TargetGone | RevertResult::NotOurs) => false,
+        };
+        lasts && fault.revert.is_none_or(|(begun, ..)| !self.clocks.surely_after(at, begun))
+    }
+
     /// Whether a step is declared by an alert's receipt: nobody says anything then.
     pub(super) fn declared_by_alert(&self, path: &str) -> bool {
         let declare = self.plan.step(path).and_then(|step| step.spec.declare.as_ref());

@@ -22,6 +22,8 @@ pub(super) enum After<'a> {
         widest: Option<i64>,
         /// How long it was seen good after the origin, without a hole, at the least.
         good_for: i64,
+        /// It was bad after the next fault had come, while this one was still in place: nobody knows whose outage that is.
+        whose: bool,
     },
     /// It was bad.
     Down(Down<'a>),
@@ -152,7 +154,9 @@ impl<'f, 'a> Series<'f, 'a> {
                 ProbeState::Good if before => walk.last_good = Some(run),
                 ProbeState::Bad if before => {}
                 ProbeState::Bad => {
-                    if beyond(taken_away, run) || (walk.first_bad.is_none() && beyond(next_fault, run)) {
+                    let others = walk.first_bad.is_none() && beyond(next_fault, run);
+                    if beyond(taken_away, run) || others {
+                        walk.whose = others && self.facts.may_hold_at(origin.fault, &run.first_send);
                         break;
                     }
                     walk.known = true;
@@ -206,7 +210,7 @@ impl<'f, 'a> Series<'f, 'a> {
                 if let (Some(last), Some(unknown)) = (walk.last_good, walk.trailing) {
                     walk.gap(self.facts.clocks.between(&unknown.last_complete, &last.last_send).upper);
                 }
-                After::NeverBad { widest: if walk.endless { None } else { Some(walk.widest) }, good_for }
+                After::NeverBad { widest: if walk.endless { None } else { Some(walk.widest) }, good_for, whose: walk.whose }
             }
         }
     }
@@ -264,6 +268,8 @@ struct Walk<'a> {
     trailing: Option<&'a ProbeRun>,
     /// A bad sample, or a good one that was sent after the fault took effect for certain.
     known: bool,
+    /// It ended at an outage that may be this fault's or a later one's.
+    whose: bool,
     widest: i64,
     endless: bool,
 }

@@ -534,3 +534,37 @@ fn a_time_that_nobody_watched_between_two_bad_ones_may_hide_a_recovery() {
         assert_eq!(o.reason.contains("in which nobody watched it"), outcome == Outcome::Inconclusive, "{}", o.reason);
     }
 }
+
+#[test]
+fn an_outage_that_begins_after_another_fault_is_not_known_to_be_nobodys() {
+    // Nothing is seen of the first fault until the second one comes, of something else.
+    let two = |result: RevertResult, revert_ms: i64| {
+        let mut j = Tape::new();
+        j.rto(3_000, 1_000);
+        j.step("break another", |s| s.inject = Some(FaultSpec::default()));
+        let path = j.plan.steps.last().unwrap().path.clone();
+        j.run("web", Good, 0, 900, RunEnd::Cut);
+        j.break_it(1_000, 1_020);
+        j.run("web", Good, 1_000, 4_000, RunEnd::Change);
+        j.intent(1, &path, 3_000);
+        j.push(3_000, Event::Injected { fault: 1, start: at(3_000), end: at(3_003) });
+        j.push(3_010, Event::Effective { fault: 1, at: at(3_010), proof: String::new() });
+        j.run("web", Bad, 4_100, 6_000, RunEnd::Change);
+        j.run("web", Good, 6_100, 11_000, RunEnd::End);
+        if revert_ms < 10_000 {
+            j.revert(revert_ms, result);
+            j.steps_ended(10_000);
+        } else {
+            j.steps_ended(10_000);
+            j.revert(revert_ms, result);
+        }
+        j.end(12_000);
+        j.only()
+    };
+    let o = two(RevertResult::Reverted, 10_500);
+    assert_eq!(o.outcome, Outcome::Inconclusive, "{}", o.reason);
+    assert!(o.reason.contains("not known whose"), "{}", o.reason);
+    // One that was over at once, and one that was undone before it began.
+    assert_eq!(two(RevertResult::Nothing, 10_500).outcome, Outcome::Met);
+    assert_eq!(two(RevertResult::Reverted, 2_500).outcome, Outcome::Met);
+}
