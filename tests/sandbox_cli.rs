@@ -370,6 +370,7 @@ fn a_drill_that_cannot_fail_lets_every_mutant_survive() {
             "backup-stale           SURVIVED (passed)",
             "look at it: firedrill rehearse scenario.yaml --seed 1 --mutant backup-stale",
             "does not go through what these are about: failover-never",
+            "(the backup job succeeds and makes no backup, as in scenarios/bluetie)",
         ],
         &[],
     );

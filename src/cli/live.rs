@@ -62,10 +62,11 @@ impl Live {
         board: watch::Receiver<Board>,
         asked: watch::Receiver<Vec<Question>>,
         mode: Mode,
+        in_sandbox: bool,
     ) -> Self {
         let stop = CancellationToken::new();
         let (typed, remarks) = mpsc::channel(REMARKS);
-        let view = View::new(plan, drill.to_owned(), mode);
+        let view = View::new(plan, drill.to_owned(), mode, in_sandbox);
         let task = tokio::spawn(view.follow(records, board, asked, remarks, stop.clone()));
         Self { task, stop, typed }
     }
@@ -87,6 +88,7 @@ struct View {
     plan: Arc<Plan>,
     screen: Screen,
     mode: Mode,
+    in_sandbox: bool,
     color: bool,
     bar: Option<ProgressBar>,
     /// The runner's monotonic time when the newest record came, and when that was for this process.
@@ -96,7 +98,7 @@ struct View {
 }
 
 impl View {
-    fn new(plan: Arc<Plan>, drill: String, mode: Mode) -> Self {
+    fn new(plan: Arc<Plan>, drill: String, mode: Mode, in_sandbox: bool) -> Self {
         let color = mode == Mode::Terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let bar = (mode == Mode::Terminal).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
@@ -107,9 +109,10 @@ impl View {
             bar
         });
         Self {
-            screen: Screen::new(Arc::clone(&plan), drill),
+            screen: Screen::new(Arc::clone(&plan), drill, in_sandbox),
             plan,
             mode,
+            in_sandbox,
             color,
             bar,
             anchor: None,
@@ -212,7 +215,10 @@ impl View {
 
     fn questions(&mut self, asked: Vec<Question>) {
         for question in asked.iter().filter(|q| !self.asked.contains(q)) {
-            if self.mode == Mode::Plain {
+            if self.mode == Mode::Plain && self.in_sandbox {
+                let text = format!("waiting for a simulated participant, step {}: {}", question.step, question.text);
+                self.say(Tone::Warn, &text, None);
+            } else if self.mode == Mode::Plain {
                 let how = if question.failed_step { " --retry, or --skip --remark REASON" } else { "" };
                 let ack = hint::command(&format!("ack {}", question.step), &self.plan.place.firedrill.namespace);
                 self.say(Tone::Warn, &format!("waiting for a person, step {}: {} ({ack}{how})", question.step, question.text), None);
@@ -238,7 +244,15 @@ impl View {
         let time = if self.mode == Mode::Terminal { utc.get(11..19).unwrap_or(&utc) } else { utc.as_str() };
         let text = clean(text);
         match &self.bar {
-            Some(bar) => bar.println(self.paint(&vec![(Tone::Plain, format!("{time} ")), (tone, text)])),
+            Some(bar) => {
+                // What is too long goes on below its beginning.
+                let (_, columns) = console_size();
+                let wide = columns.saturating_sub(time.len() + 2).max(NARROWEST);
+                for (n, line) in textwrap::wrap(&text, wide).into_iter().enumerate() {
+                    let lead = if n == 0 { format!("{time} ") } else { " ".repeat(time.len() + 1) };
+                    bar.println(self.paint(&vec![(Tone::Plain, lead), (tone, line.into_owned())]));
+                }
+            }
             None if self.mode == Mode::Plain => {
                 let _ = writeln!(std::io::stderr().lock(), "{time} {text}");
             }

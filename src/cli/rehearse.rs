@@ -174,11 +174,19 @@ fn one(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Result<E
     if rehearsal.touched.is_empty() {
         out::line("  nothing but firedrill's own");
     }
-    out::line(format_args!("  {} writes of firedrill's own: its namespace, record, Leases and pods", rehearsal.own_writes));
+    paragraph("  ", &format!("{} writes of firedrill's own: its namespace, record, Leases and pods", rehearsal.own_writes));
     if let Some(trouble) = &rehearsal.trouble {
         out::line(format_args!("\ntrouble: {trouble}"));
     }
     Ok(exit(&rehearsal))
+}
+
+/// Text behind a lead, broken at words; its other lines stand below its first.
+fn paragraph(lead: &str, text: &str) {
+    let indent = lead.chars().count();
+    for (n, line) in textwrap::wrap(text, common::width().clamp(60, 140).saturating_sub(indent).max(20)).iter().enumerate() {
+        out::line(format_args!("{}{line}", if n == 0 { lead.to_owned() } else { " ".repeat(indent) }));
+    }
 }
 
 /// The command that rehearses a piece alone, as it was rehearsed here.
@@ -282,14 +290,14 @@ fn mutants(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Resu
             exit = Exit::Failed;
         }
         if text {
-            let again = if matches!(fate, Fate::Survived(_)) {
-                let command = again(piece, args, args.seed, &format!(" --mutant {}", mutant.name));
-                format!("\n  {:wide$}    look at it: {command}", "")
-            } else {
-                String::new()
-            };
-            let from = if mutant.incident.is_empty() { String::new() } else { format!(", as at {}", mutant.incident) };
-            out::line(format_args!("  {:wide$}  {fate}\n  {:wide$}    ({}{from}){again}", mutant.name, "", mutant.weakness));
+            let again = matches!(fate, Fate::Survived(_))
+                .then(|| format!("look at it: {}", again(piece, args, args.seed, &format!(" --mutant {}", mutant.name))));
+            let from = if mutant.incident.is_empty() { String::new() } else { format!(", as in scenarios/{}", mutant.incident) };
+            paragraph(&format!("  {:wide$}  ", mutant.name), &fate.to_string());
+            paragraph(&format!("  {:wide$}    ", ""), &format!("({}{from})", mutant.weakness));
+            if let Some(again) = again {
+                out::line(format_args!("  {:wide$}    {again}", ""));
+            }
         } else {
             let (caught, by) = match &fate {
                 Fate::Caught(by) => (true, json!(by)),
@@ -301,7 +309,7 @@ fn mutants(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Resu
     if text {
         let others: Vec<&str> = MUTANTS.iter().filter(|m| !m.concerns(&piece.loaded.scenario, &piece.world)).map(|m| m.name).collect();
         if !others.is_empty() {
-            out::line(format_args!("  does not go through what these are about: {}", others.join(", ")));
+            paragraph("  ", &format!("does not go through what these are about: {}", others.join(", ")));
         }
     }
     Ok(exit)

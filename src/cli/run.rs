@@ -271,8 +271,15 @@ async fn confirm(plan: &Plan, yes: bool) -> Result<Option<String>, CliError> {
 /// Performs a drill to its end, shows it, writes its reports, and gives the exit code.
 /// On a stage nobody types answers: reading them would hold its time up.
 pub(crate) async fn finish(drill: Arc<Drill>, how: &How, stage: Option<&Stage>) -> Exit {
-    let live =
-        Live::start(Arc::clone(drill.plan()), drill.name(), drill.journal().subscribe(), drill.board(), drill.acks.asked(), how.mode());
+    let live = Live::start(
+        Arc::clone(drill.plan()),
+        drill.name(),
+        drill.journal().subscribe(),
+        drill.board(),
+        drill.acks.asked(),
+        how.mode(),
+        stage.is_some(),
+    );
     let prompt = (std::io::stdin().is_terminal() && !how.auto_ack && stage.is_none())
         .then(|| tokio::spawn(prompt(Arc::clone(&drill), live.typed())));
     let end = drill.run().await;

@@ -16,7 +16,7 @@ use crate::{
 /// A line in pieces, each with its tone.
 pub(super) type Line = Vec<(Tone, String)>;
 
-/// How long the names of probes and objectives may get on a narrow terminal.
+/// How long the names of probes and objectives may get on a narrow terminal; on a wider one, a third of it.
 const NAME: usize = 22;
 /// The most lines of each list.
 const MOST: usize = 12;
@@ -25,6 +25,7 @@ const MOST: usize = 12;
 pub(super) struct Screen {
     plan: Arc<Plan>,
     drill: String,
+    in_sandbox: bool,
     begin_us: Option<i64>,
     phase: &'static str,
     /// Running steps by path, with their start.
@@ -52,10 +53,11 @@ struct Probe {
 }
 
 impl Screen {
-    pub(super) fn new(plan: Arc<Plan>, drill: String) -> Self {
+    pub(super) fn new(plan: Arc<Plan>, drill: String, in_sandbox: bool) -> Self {
         Self {
             plan,
             drill,
+            in_sandbox,
             begin_us: None,
             phase: "starting",
             running: BTreeMap::new(),
@@ -154,8 +156,9 @@ impl Screen {
         let mut lines = vec![self.head(now_us)];
         self.steps(&mut lines, now_us);
         for question in asked.iter().take(MOST) {
-            question_lines(&mut lines, question, &self.plan.place.firedrill.namespace, width);
+            question_lines(&mut lines, question, &self.to_answer(question), width);
         }
+        let names = self.names(width);
         if !self.probes.is_empty() {
             lines.push(vec![(Tone::Plain, "probes".to_owned())]);
         }
@@ -167,7 +170,7 @@ impl Screen {
                 None => (Tone::Plain, "·", "waiting"),
             };
             let since = probe.state.map_or_else(String::new, |_| clock(now_us - probe.since_us));
-            let text = format!("{mark} {} {word:<7} {since:>6}", padded(name));
+            let text = format!("{mark} {} {word:<7} {since:>6}", padded(name, names));
             lines.push(vec![(tone, text), (Tone::Plain, format!("  {}", probe.detail))]);
         }
         more(&mut lines, self.probes.len());
@@ -184,7 +187,33 @@ impl Screen {
     fn head(&self, now_us: i64) -> Line {
         let took = self.begin_us.map_or_else(String::new, |b| clock(now_us - b));
         let phase = if self.phase.is_empty() { String::new() } else { format!(" · {}", self.phase) };
-        vec![(Tone::Plain, format!("{took}{phase} · {} · {} · seed {}", self.drill, self.plan.cluster_name, self.plan.seed))]
+        let (drill, seed) = (&self.drill, self.plan.seed);
+        // Before what a narrow terminal cuts off.
+        let line = if self.in_sandbox {
+            format!("{took} · SANDBOX{phase} · {drill} · seed {seed}")
+        } else {
+            format!("{took}{phase} · {drill} · {} · seed {seed}", self.plan.cluster_name)
+        };
+        vec![(Tone::Plain, line)]
+    }
+
+    /// How wide the column of names is.
+    fn names(&self, width: usize) -> usize {
+        let names = self.probes.keys().map(String::as_str).chain(self.plan.objectives.iter().map(|objective| objective.name.as_str()));
+        names.map(|name| clean(name).chars().count()).max().unwrap_or(0).clamp(NAME, NAME.max(width / 3))
+    }
+
+    /// How a question is answered.
+    fn to_answer(&self, question: &Question) -> String {
+        match (self.in_sandbox, question.failed_step) {
+            (true, false) => "a simulated participant answers".to_owned(),
+            (true, true) => "nobody mends anything in the sandbox".to_owned(),
+            (false, failed) => {
+                let words = if failed { "`retry`, `skip REASON` or `no`" } else { "`done` or `no`" };
+                let ack = hint::command(&format!("ack {}", question.step), &self.plan.place.firedrill.namespace);
+                format!("type {words} (or elsewhere: {ack})")
+            }
+        }
     }
 
     fn steps(&self, lines: &mut Vec<Line>, now_us: i64) {
@@ -228,7 +257,7 @@ impl Screen {
         } else {
             (Progress::AtEnd, None)
         };
-        let name = padded(&objective.name);
+        let name = padded(&objective.name, self.names(width));
         let (Some(target), Some((tone, us, word))) = (target, progress.shown()) else {
             return vec![(Tone::Plain, format!("  {name} {}", if target.is_some() { "not started" } else { "judged at the end" }))];
         };
@@ -302,8 +331,8 @@ pub(super) fn untitled<'t>(title: &'t str, path: &str) -> &'t str {
     title.strip_suffix(path).and_then(|kind| kind.strip_suffix(' ')).unwrap_or(title)
 }
 
-/// What a person is asked, in up to three lines, and what to type.
-fn question_lines(lines: &mut Vec<Line>, question: &Question, namespace: &str, width: usize) {
+/// What a person is asked, in up to three lines, and how to answer.
+fn question_lines(lines: &mut Vec<Line>, question: &Question, to_answer: &str, width: usize) {
     let text = clean(&question.text);
     let asked = textwrap::wrap(&text, width.saturating_sub(question.step.len() + 3).max(10));
     for (i, line) in asked.iter().take(3).enumerate() {
@@ -311,9 +340,7 @@ fn question_lines(lines: &mut Vec<Line>, question: &Question, namespace: &str, w
         let more = if i == 2 && asked.len() > 3 { " …" } else { "" };
         lines.push(vec![(Tone::Warn, format!("{head}{line}{more}"))]);
     }
-    let words = if question.failed_step { "`retry`, `skip REASON` or `no`" } else { "`done` or `no`" };
-    let ack = hint::command(&format!("ack {}", question.step), namespace);
-    lines.push(vec![(Tone::Warn, format!("  type {words} (or elsewhere: {ack})"))]);
+    lines.push(vec![(Tone::Warn, format!("  {to_answer}"))]);
 }
 
 /// `0:07`, `12:05`, `1:02:33`.
@@ -327,10 +354,14 @@ fn clock_fine(us: i64) -> String {
     if us < 60_000_000 { format!("{:.1}s", us.max(0) as f64 / 1e6) } else { clock(us) }
 }
 
-/// A name in a column.
-fn padded(name: &str) -> String {
+/// A name in a column of some width.
+fn padded(name: &str, wide: usize) -> String {
     let name = clean(name);
-    if name.chars().count() <= NAME { format!("{name:<NAME$}") } else { format!("{}…", name.chars().take(NAME - 1).collect::<String>()) }
+    if name.chars().count() <= wide {
+        format!("{name:<wide$}")
+    } else {
+        format!("{}…", name.chars().take(wide.saturating_sub(1)).collect::<String>())
+    }
 }
 
 fn more(lines: &mut Vec<Line>, all: usize) {

@@ -71,7 +71,7 @@ fn text(screen: &Screen, asked: &[Question], secs: i64, width: usize) -> String 
 
 /// A drill 25 s into its outage.
 fn outage() -> Screen {
-    let mut screen = Screen::new(Arc::new(plan()), "lose-database-primary-20261122".to_owned());
+    let mut screen = Screen::new(Arc::new(plan()), "lose-database-primary-20261122".to_owned(), false);
     screen.record(&record(0, started()));
     screen.board(&board(&[("checkout", Some(ProbeState::Good), "200"), ("leader", None, "")]), at(1).mono_us);
     screen.record(&record(10, Event::StepStarted { step: "1".to_owned(), start: at(10) }));
@@ -164,6 +164,25 @@ fn every_width_fits() {
 }
 
 #[test]
+fn the_sandbox_is_told_first_and_nobody_is_asked_to_type() {
+    let mut screen = Screen::new(Arc::new(plan()), "lose-database-primary-20261122-a-long-name".to_owned(), true);
+    screen.record(&record(0, started()));
+    let question = |failed_step| Question { step: "3#1".to_owned(), text: "Tell people".to_owned(), failed_step };
+    let shown = text(&screen, &[question(false), question(true)], 5, 40);
+    assert!(shown.starts_with("0:05 · SANDBOX · "), "{shown}");
+    assert!(shown.contains("a simulated participant answers") && shown.contains("nobody mends anything"), "{shown}");
+    assert!(!shown.contains("type ") && !shown.contains("firedrill ack"), "{shown}");
+}
+
+#[test]
+fn names_have_more_room_on_a_wide_terminal() {
+    let longest = plan().objectives.iter().map(|o| o.name.clone()).max_by_key(|name| name.chars().count()).unwrap();
+    assert!(longest.chars().count() > 22, "{longest}");
+    assert!(!text(&outage(), &[], 35, 60).contains(&longest));
+    assert!(text(&outage(), &[], 35, 140).contains(&longest), "{}", text(&outage(), &[], 35, 140));
+}
+
+#[test]
 fn lines_for_a_log_say_what_and_where() {
     let plan = plan();
     let line = |event: &Event| line::of(&plan, event).map(|(_, text)| text);
@@ -180,7 +199,7 @@ async fn a_view_ends_when_it_is_told_and_when_the_journal_ends() {
         let (records, receiver) = tokio::sync::broadcast::channel(4);
         let (_board, board) = watch::channel(Board::default());
         let (_asked, asked) = watch::channel(Vec::new());
-        let live = Live::start(Arc::new(plan()), "d", receiver, board, asked, Mode::Quiet);
+        let live = Live::start(Arc::new(plan()), "d", receiver, board, asked, Mode::Quiet, false);
         records.send(record(0, started())).unwrap();
         if close {
             drop(records);
