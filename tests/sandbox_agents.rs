@@ -386,4 +386,7 @@ async fn the_watchdog_reverts_when_the_runners_lease_has_run_out_and_not_before(
     let audit = shop.world.sandbox.audit();
     assert!(audit.iter().any(|e| e.user == by && e.is_write() && e.namespace == "shop"), "it acted with its own account");
     shop.world.stop().await;
+    let own = format!("firedrill-sandbox-{}-", std::process::id());
+    let names = std::fs::read_dir(std::env::temp_dir()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap_or_default());
+    assert_eq!(names.filter(|name| name.starts_with(&own)).collect::<Vec<_>>(), [""; 0], "its folder for samples is left");
 }

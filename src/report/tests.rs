@@ -233,7 +233,7 @@ fn what_happened_on_other_clocks_is_in_its_place_and_what_was_never_compared_has
     t.push(3_000, note("after"));
     let told = |t: &Tape| {
         let report = collect(&t.records()).unwrap();
-        let told = report.timeline.into_iter().filter(|e| ["before", "after", "by the"].iter().any(|word| e.what.contains(word)));
+        let told = report.timeline.into_iter().filter(|e| ["note:", "by the"].iter().any(|word| e.what.contains(word)));
         told.map(|e| (e.offset_us, e.what)).collect::<Vec<_>>()
     };
     let found = told(&t);

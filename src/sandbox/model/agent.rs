@@ -128,7 +128,7 @@ impl Agent {
         let told = Told::new(env, "watchdog/")?;
         let own = env.clone();
         // For raw samples, of which a revert has none. Gone with this, also when the sandbox ends in the middle of a revert.
-        let scratch = tempfile::Builder::new().prefix("firedrill-sandbox-").tempdir();
+        let scratch = tempfile::Builder::new().prefix(&format!("firedrill-sandbox-{}-", std::process::id())).tempdir();
         let scratch = scratch.map_err(|error| format!("failed to make a folder for samples: {error}"))?;
         let config = watchdog::Config {
             drill: told.drill,
