@@ -72,6 +72,12 @@ pub(crate) enum Trouble {
         at: Duration,
         by_us: i64,
     },
+    /// A node can be reached by nobody for a while: the helper on it is not renewed.
+    CutOff {
+        node: usize,
+        at: Duration,
+        long: Duration,
+    },
 }
 
 /// What others do meanwhile.
@@ -120,7 +126,8 @@ impl Die {
             intent: self.of(&[ResumeIntent::Resume, ResumeIntent::Revert]),
             same_machine: self.one_in(2),
             skew_us: self.of(&[0, 3_600_000_000, -7_000_000]),
-            after: self.millis(1..20_000),
+            // Longer than what is frozen stays so without its runner, now and then.
+            after: if self.one_in(4) { self.millis(20_000..70_000) } else { self.millis(1..20_000) },
         }
     }
 
@@ -136,7 +143,7 @@ impl Die {
     }
 
     fn trouble(&mut self) -> Trouble {
-        match self.below(12) {
+        match self.below(14) {
             0 | 1 => Trouble::None,
             2..=5 => {
                 let when = if self.one_in(3) { When::After(self.millis(0..25_000)) } else { When::Poll(self.poll()) };
@@ -149,6 +156,8 @@ impl Die {
             }
             8 | 9 => Trouble::Second { at: self.millis(0..15_000) },
             10 => Trouble::Hasty { at: self.millis(0..15_000), takeover: self.takeover() },
+            11 => Trouble::CutOff { node: self.below(2), at: self.millis(0..15_000), long: self.millis(1_000..90_000) },
+            12 => Trouble::CutOff { node: self.below(2), at: self.millis(5_000..15_000), long: self.millis(35_000..60_000) },
             _ => Trouble::WallJump { at: self.millis(0..15_000), by_us: self.of(&[3_600_000_000, -3_600_000_000, -40_000_000, 5_000_000]) },
         }
     }
@@ -170,6 +179,8 @@ impl Die {
             json!({"name": "cut", "inject": {"cutBackupJob": {"target": "backup", "how": self.of(&["suspend", "empty"])}}}),
             json!({"name": "kill", "inject": {"podKill": {"target": "one-api"}}}),
             json!({"name": "kill all", "inject": {"podKill": {"target": "all-web"}}}),
+            json!({"name": "freeze", "inject": {"freeze": {"target": "one-api"}}}),
+            json!({"name": "crash", "inject": {"crash": {"target": "one-api", "hold": self.one_in(2)}}}),
         ];
         let wanted = 1 + self.below(3);
         let mut steps = Vec::new();
@@ -178,7 +189,7 @@ impl Die {
         for _ in 0..wanted {
             let mut fault = faults.remove(self.below(faults.len()));
             let name = fault["name"].as_str().unwrap_or_default().to_owned();
-            let holds = !name.starts_with("kill");
+            let holds = !name.starts_with("kill") && !(name == "crash" && fault["inject"]["crash"]["hold"] == false);
             if holds && self.one_in(4) {
                 fault["inject"]["for"] = json!(format!("{}ms", 500 + self.below(6_000)));
             }
@@ -206,14 +217,21 @@ impl Die {
             }
         }
         steps.push(json!({"hold": format!("{}ms", 200 + self.below(5_000))}));
+        // Long enough; or so short that what takes longer than it must is cut off.
+        let least_ms: u64 = 3_000 + steps.iter().map(least).sum::<u64>();
+        let (duration, targets) = if self.one_in(3) {
+            (format!("{}ms", least_ms + 1_000 * self.0.random_range(1..8_u64)), ["200ms", "500ms", "1s", "2s", "3s"])
+        } else {
+            ("2m".to_owned(), ["200ms", "1s", "3s", "6s", "20s"])
+        };
         let mut objectives = vec![json!({"check": {"probe": "job", "state": "good"}})];
         for (name, _) in &injected {
             let probe = match name.as_str() {
-                "kill" => "api",
+                "kill" | "freeze" | "crash" => "api",
                 "kill all" | "shrink" => "web",
                 _ => "job",
             };
-            let within = self.of(&["200ms", "1s", "3s", "6s", "20s"]);
+            let within = self.of(&targets);
             objectives.push(json!({"recoveryTime": {"probe": probe, "after": name, "within": within, "stableFor": "1s"}, "name": format!("back after {name}")}));
             let at_least = self.of(&["10%", "50%", "90%"]);
             objectives.push(json!({"availability": {"probe": probe, "after": name, "for": "4s", "atLeast": at_least}, "name": format!("up after {name}")}));
@@ -222,6 +240,22 @@ impl Die {
             json!({"apiVersion": "apps/v1", "kind": "Deployment", "namespace": "shop", "name": name,
                    "cel": format!("has(object.status.readyReplicas) && object.status.readyReplicas == {replicas}")})
         };
+        // Just as much as the plan breaks, so that whatever comes on top is too much; or more; or, now and then, too little: then the drill
+        // is refused.
+        let (mut pods, mut objects) = (0_u32, 0_u32);
+        for (name, _) in &injected {
+            match name.as_str() {
+                "shrink" => (pods, objects) = (pods + 2, objects + 1),
+                "cut" => objects += 1,
+                "kill all" => pods += 3,
+                _ => pods += 1,
+            }
+        }
+        match self.below(16) {
+            0 => (pods, objects) = (pods.saturating_sub(1), objects.saturating_sub(1)),
+            1..=7 => {}
+            _ => (pods, objects) = (pods + 5, objects + 1),
+        }
         let every = |die: &mut Self| die.of(&["100ms", "250ms", "500ms"]);
         let (web, api, job) = (every(self), every(self), every(self));
         json!({"apiVersion": "firedrill.dev/v1alpha1", "kind": "Scenario", "metadata": {"name": name}, "spec": {
@@ -232,7 +266,7 @@ impl Die {
                 "all-web": {"namespace": "shop", "pods": "app=web", "mode": "all"},
                 "backup": {"namespace": "shop", "cronJob": "backup"},
             },
-            "limits": {"pods": self.of(&[2_u32, 3, 8, 8, 8, 8, 8, 8]), "objects": self.of(&[1_u32, 3, 3, 3, 3]), "duration": self.of(&["10s", "2m", "2m"])},
+            "limits": {"pods": pods, "objects": objects, "duration": duration},
             "probes": {
                 "web": {"object": ready("web", 3), "every": web, "timeout": "1s"},
                 "api": {"object": ready("api", 2), "every": api, "timeout": "1s"},
@@ -244,6 +278,12 @@ impl Die {
             "objectives": objectives,
         }})
     }
+}
+
+/// The shortest time that a step takes.
+fn least(step: &Value) -> u64 {
+    let hold = step["hold"].as_str().and_then(|time| time.strip_suffix("ms")).and_then(|ms| ms.parse().ok());
+    hold.unwrap_or(if step["waitFor"].is_object() { 1_000 } else { 0 })
 }
 
 /// What a seed stands for.

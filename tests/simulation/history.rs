@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use firedrill::{
     journal::{Record, Synced},
     plan::Plan,
-    sandbox::AuditEntry,
+    sandbox::{AuditEntry, Truth},
 };
 use serde_json::Value;
 
@@ -27,6 +27,45 @@ pub(crate) struct History {
     pub(crate) refused: Option<String>,
     /// All runners, in order of their beginning.
     pub(crate) runners: Vec<Runner>,
+    /// What node helpers really sent to processes, in order.
+    pub(crate) signals: Vec<Sent>,
+}
+
+/// A signal that a process got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) at_us: i64,
+    /// The pod that sent it, by name.
+    pub(crate) by: String,
+    /// The uid of the pod that has the process.
+    pub(crate) uid: String,
+    pub(crate) pid: i64,
+    /// `STOP`, `CONT` or `KILL`.
+    pub(crate) signal: String,
+}
+
+impl Sent {
+    /// What a sandbox knows of them.
+    pub(crate) fn all(truth: &[Truth]) -> Vec<Self> {
+        let sent = |t: &Truth| Self {
+            at_us: t.at_us,
+            by: t.pod.rsplit('/').next().unwrap_or_default().to_owned(),
+            uid: text(&t.fact["uid"]).to_owned(),
+            pid: t.fact["pid"].as_i64().unwrap_or_default(),
+            signal: text(&t.fact["signal"]).to_owned(),
+        };
+        truth.iter().filter(|t| t.what == "signal").map(sent).collect()
+    }
+
+    /// Whether it breaks something.
+    pub(crate) fn breaks(&self) -> bool {
+        self.signal == "STOP" || self.signal == "KILL"
+    }
+
+    /// Whether it was sent for a drill: the helper's name says it.
+    pub(crate) fn is_of(&self, drill: &str) -> bool {
+        self.by.strip_prefix("node-helper-").and_then(|rest| rest.strip_prefix(drill)).is_some_and(|rest| rest.starts_with('-'))
+    }
 }
 
 /// One runner: a process that ran a drill, or tried to.
@@ -47,6 +86,8 @@ pub(crate) struct Runner {
     pub(crate) journal: String,
     /// The syncs of its journal. A moment is the number of requests there had been.
     pub(crate) syncs: Vec<Synced>,
+    /// When it lived, by the sandbox's wall clock: the spans in which it was run. One that slept has several.
+    pub(crate) lived: Vec<(i64, i64)>,
     /// How it ended.
     pub(crate) end: End,
 }

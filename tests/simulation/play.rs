@@ -6,6 +6,7 @@ use crate::{
     check, draw,
     history::{End, History, RUNNER, called, done},
     run,
+    shipped::{self, Shipped},
 };
 
 /// Unoptimised builds of deep futures need much of it.
@@ -22,6 +23,9 @@ pub(crate) struct Played {
 
 /// Plays a seed, maybe once more to see that it comes to the same.
 pub(crate) fn one(seed: u64, twice: bool) -> Played {
+    if let Some(shipped) = Shipped::of(seed) {
+        return Played { wrong: shipped.play(), sorts: vec!["was shipped"] };
+    }
     let script = draw::script(seed);
     let history = match run::simulate(&script) {
         Ok(history) => history,
@@ -48,6 +52,8 @@ fn sorts(history: &History) -> Vec<&'static str> {
     is("broke something", history.written().any(|(_, entry, _)| entry.namespace == "shop"));
     is("ended clean", history.runners.iter().any(|r| matches!(r.end, End::Over { clean: true, .. })));
     is("ended not clean", history.runners.last().is_some_and(|r| matches!(r.end, End::Over { clean: false, .. })));
+    is("stopped processes", history.signals.iter().any(|sent| sent.signal == "STOP"));
+    is("killed processes", history.signals.iter().any(|sent| sent.signal == "KILL"));
     is("died", history.runners.iter().any(|r| r.end == End::Died));
     let took_over = |r: &crate::history::Runner| r.journal.contains("\"resumed\":") && matches!(r.end, End::Over { .. });
     is("was taken over", history.runners.iter().skip(1).any(took_over));
@@ -60,6 +66,9 @@ fn sorts(history: &History) -> Vec<&'static str> {
 
 /// Plays a seed and prints all of it.
 pub(crate) fn tell(seed: u64) {
+    if let Some(shipped) = Shipped::of(seed) {
+        return shipped::tell(&shipped);
+    }
     let script = draw::script(seed);
     println!("{script:#?}");
     let history = run::simulate(&script).unwrap_or_else(|why| panic!("seed {seed}: {why}"));

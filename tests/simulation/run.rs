@@ -12,7 +12,7 @@ use firedrill::{
     gate::Gate,
     journal::{Disk, Inbox, InboxItem, MemoryDisk, ResumeIntent, Stop, find_record, find_records},
     plan::Plan,
-    sandbox::Weather,
+    sandbox::{NodeState, Weather},
     scenario::types::Dur,
 };
 use k8s_openapi::api::{apps::v1::Deployment, batch::v1::CronJob};
@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     draw::{Nuisance, Script, Takeover, Trouble, When},
-    history::{End, History, OWN, RUNNER, Runner},
+    history::{End, History, OWN, RUNNER, Runner, Sent},
     world::{RUNNERS, World},
 };
 
@@ -53,7 +53,23 @@ struct Process {
     gate: Gate,
     machine: Machine,
     end: Arc<Mutex<Option<End>>>,
+    /// When it was not run.
+    slept: Arc<Mutex<Vec<(i64, i64)>>>,
     task: JoinHandle<()>,
+}
+
+/// The parts of a life in which somebody was awake.
+fn lived(began_us: i64, ended_us: i64, slept: &[(i64, i64)]) -> Vec<(i64, i64)> {
+    let mut spans = Vec::new();
+    let mut from = began_us;
+    for (asleep, awake) in slept {
+        spans.push((from, (*asleep).min(ended_us)));
+        from = *awake;
+    }
+    if from < ended_us {
+        spans.push((from, ended_us));
+    }
+    spans
 }
 
 /// The place where a seed is played.
@@ -114,6 +130,7 @@ async fn play(script: &Script) -> Result<History, String> {
     }
     history.after = stage.world.objects().await.map_err(|e| e.to_string())?;
     history.audit = stage.world.sandbox.audit();
+    history.signals = Sent::all(&stage.world.sandbox.truth());
     history.runners = stage.take_runners()?;
     stage.world.sandbox.stop().await;
     Ok(history)
@@ -167,6 +184,7 @@ impl Stage<'_> {
             clock_us: machine.skew_us - self.began_us,
             journal: String::new(),
             syncs: Vec::new(),
+            lived: vec![(self.world.sandbox.now_us(), i64::MAX)],
             end: End::Died,
         };
         let (gate, end) = (Gate::new(), Arc::<Mutex<Option<End>>>::default());
@@ -182,7 +200,7 @@ impl Stage<'_> {
             };
             *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
         }));
-        Ok(Process { runner, gate, machine: machine.clone(), end, task })
+        Ok(Process { runner, gate, machine: machine.clone(), end, slept: Arc::default(), task })
     }
 
     fn start(&self, machine: &Machine, plan: &Plan, text: &str, drill: &str) -> Result<Process, String> {
@@ -206,7 +224,7 @@ impl Stage<'_> {
 
     /// Waits for a process's end and keeps what is known of it.
     async fn end(&self, process: Process) -> End {
-        let Process { mut runner, gate, machine, end, task } = process;
+        let Process { mut runner, gate, machine, end, slept, task } = process;
         tokio::select! {
             biased;
             () = gate.dead() => {}
@@ -217,6 +235,10 @@ impl Stage<'_> {
         }
         // What belonged to it goes with it.
         gate.kill();
+        let began_us = runner.lived.first().map_or(i64::MIN, |(from, _)| *from);
+        let slept = slept.lock().unwrap_or_else(PoisonError::into_inner);
+        runner.lived = lived(began_us, self.world.sandbox.now_us(), &slept);
+        drop(slept);
         let path = machine.out.join(&runner.drill).join("journal.jsonl");
         runner.journal = String::from_utf8(machine.disk.bytes(&path).unwrap_or_default()).unwrap_or_default();
         runner.syncs = machine.disk.syncs(&path);
@@ -279,11 +301,14 @@ impl Stage<'_> {
                 }
             }
             Trouble::Sleep { at, long, takeover } => {
-                let gate = process.gate.clone();
+                let (gate, spans) = (process.gate.clone(), Arc::clone(&process.slept));
                 let slept = async {
                     sleep(at).await;
+                    let from_us = self.world.sandbox.now_us();
+                    spans.lock().unwrap_or_else(PoisonError::into_inner).push((from_us, i64::MAX));
                     gate.stop();
                     sleep(long).await;
+                    *spans.lock().unwrap_or_else(PoisonError::into_inner) = vec![(from_us, self.world.sandbox.now_us())];
                     gate.go_on();
                 };
                 let other = async {
@@ -305,6 +330,15 @@ impl Stage<'_> {
                     Ok::<_, String>(())
                 };
                 tokio::join!(self.end(process), other).1?;
+            }
+            Trouble::CutOff { node, at, long } => {
+                let cut = async {
+                    sleep(at).await;
+                    self.world.sandbox.set_node(&format!("n{node}"), NodeState::CutOff);
+                    sleep(long).await;
+                    self.world.sandbox.set_node(&format!("n{node}"), NodeState::Up);
+                };
+                tokio::join!(self.end(process), cut);
             }
             Trouble::Second { at } => {
                 let other = async {

@@ -63,13 +63,17 @@ impl World {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
         }))
         .await?;
-        let pod = |app: &str| json!({"metadata": {"labels": {"app": app}}, "spec": {"containers": [{"name": "main", "image": "shop"}]}});
+        // One that is frozen is not ready for long.
+        let ready = json!({"httpGet": {"path": "/", "port": 80}, "periodSeconds": 2, "failureThreshold": 1});
+        let main = json!({"name": "main", "image": "shop", "readinessProbe": ready});
+        let pod = |app: &str| json!({"metadata": {"labels": {"app": app}}, "spec": {"containers": [main]}});
         for (name, replicas) in [("web", 3), ("api", 2)] {
             let spec = json!({"replicas": replicas, "selector": {"matchLabels": {"app": name}}, "template": pod(name)});
             self.make::<Deployment>(json!({"metadata": {"name": name}, "spec": spec})).await?;
         }
         let mut job = pod("backup");
         job["spec"]["restartPolicy"] = json!("Never");
+        job["spec"]["containers"][0] = json!({"name": "main", "image": "shop"});
         let spec = json!({"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": job}}});
         self.make::<CronJob>(json!({"metadata": {"name": "backup"}, "spec": spec})).await?;
         self.uid = Api::<Namespace>::all(self.admin.clone()).get("kube-system").await?.uid().unwrap_or_default();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use firedrill::journal::Record;
+use firedrill::{journal::Record, sandbox::AuditEntry};
 
 use super::{Change, change_of, uids};
 use crate::history::{History, OWN, Runner, Violation, called, text, violation};
@@ -15,10 +15,8 @@ pub(super) fn check(history: &History) -> Vec<Violation> {
     // By drill: what the record in the cluster says is intended, after each request.
     let mut recorded: std::collections::BTreeMap<String, BTreeSet<String>> = std::collections::BTreeMap::new();
     for (number, entry, runner) in history.written() {
-        if entry.namespace == OWN && entry.resource == "configmaps" {
-            let sent = entry.request_object().unwrap_or_default();
-            let lines = text(&sent["data"]["events.jsonl"]).lines().filter_map(|line| serde_json::from_str::<Record>(line).ok());
-            let known: BTreeSet<String> = lines.flat_map(|record| uids(&record.event)).collect();
+        if is_record(entry) {
+            let known = self::recorded(entry);
             if !known.is_empty() {
                 recorded.insert(runner.drill.clone(), known);
             }
@@ -35,8 +33,20 @@ pub(super) fn check(history: &History) -> Vec<Violation> {
     found
 }
 
+/// Whether a request writes to a drill's record in the cluster.
+pub(super) fn is_record(entry: &AuditEntry) -> bool {
+    entry.namespace == OWN && entry.resource == "configmaps"
+}
+
+/// The uids of intents that such a request brings.
+pub(super) fn recorded(entry: &AuditEntry) -> BTreeSet<String> {
+    let sent = entry.request_object().unwrap_or_default();
+    let lines = text(&sent["data"]["events.jsonl"]).lines().filter_map(|line| serde_json::from_str::<Record>(line).ok());
+    lines.flat_map(|record| uids(&record.event)).collect()
+}
+
 /// The uids of intents that the journal had, durably, when a request arrived.
-fn synced(runner: &Runner, number: usize) -> BTreeSet<String> {
+pub(super) fn synced(runner: &Runner, number: usize) -> BTreeSet<String> {
     let durable = runner.syncs.iter().filter(|sync| sync.moment <= number as u64).map(|sync| sync.bytes).max().unwrap_or(0);
     let text = runner.journal.get(..durable.min(runner.journal.len())).unwrap_or_default();
     let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));

@@ -67,7 +67,7 @@ fn scope(entry: &AuditEntry, runner: &Runner, pods: &BTreeMap<String, Value>) ->
     Err(why)
 }
 
-fn fault_of<'a>(plan: &'a Plan, step: &'a PlannedStep) -> Option<(&'a FaultSpec, &'a Target)> {
+pub(super) fn fault_of<'a>(plan: &'a Plan, step: &'a PlannedStep) -> Option<(&'a FaultSpec, &'a Target)> {
     let fault = step.spec.inject.as_ref()?;
     Some((fault, &plan.targets.get(fault.target()?)?.spec))
 }
@@ -123,7 +123,7 @@ fn patches_only(entry: &AuditEntry, sent: &Value, field: &str) -> Result<(), Str
 }
 
 /// Whether a target of pods means a pod: `key=value` pairs, as these scenarios have them.
-fn selects(target: &Target, pod: &Value) -> bool {
+pub(super) fn selects(target: &Target, pod: &Value) -> bool {
     let Some(selector) = &target.pods else { return false };
     selector.0.split(',').all(|pair| pair.split_once('=').is_some_and(|(key, value)| pod["metadata"]["labels"][key] == value))
 }
@@ -140,9 +140,16 @@ pub(super) fn limits(history: &History) -> Vec<Violation> {
         }
     }
     let mut broken: BTreeMap<String, Broken> = BTreeMap::new();
+    let mut signals = history.signals.iter().filter(|sent| sent.breaks()).peekable();
     for (number, entry) in history.audit.iter().enumerate().filter(|(_, entry)| done(entry)) {
         let key = (entry.resource.clone(), entry.name.clone());
         let set = entry.request_object().and_then(|sent| sent["spec"]["replicas"].as_i64()).filter(|_| entry.subresource.is_empty());
+        while let Some(sent) = signals.next_if(|sent| sent.at_us <= entry.at_us) {
+            let Some(runner) = history.runners.iter().find(|runner| sent.is_of(&runner.drill)) else { continue };
+            let broken = broken.entry(runner.drill.clone()).or_default();
+            broken.signalled.insert(sent.uid.clone());
+            found.extend(broken.over(runner, &pods).map(|why| violation(LIMITS, format!("{why}: {sent:?}"))));
+        }
         if let Some(runner) = history.runner(&entry.user) {
             let broken = broken.entry(runner.drill.clone()).or_default();
             match change_of(entry) {
@@ -167,6 +174,8 @@ pub(super) fn limits(history: &History) -> Vec<Violation> {
 #[derive(Debug, Default)]
 struct Broken {
     pods: BTreeSet<String>,
+    /// Pods whose processes were stopped or killed.
+    signalled: BTreeSet<String>,
     objects: BTreeSet<String>,
     scaled_away: BTreeMap<String, i64>,
     told: bool,
@@ -176,7 +185,7 @@ impl Broken {
     /// What is too much, told once.
     fn over(&mut self, runner: &Runner, all: &BTreeMap<String, Value>) -> Option<String> {
         let limits = &runner.plan.limits;
-        let pods = self.pods.len() as i64 + self.scaled_away.values().filter(|n| **n > 0).sum::<i64>();
+        let pods = self.pods.union(&self.signalled).count() as i64 + self.scaled_away.values().filter(|n| **n > 0).sum::<i64>();
         let one = |step: &PlannedStep| {
             let (fault, target) = fault_of(&runner.plan, step)?;
             let killed = self.pods.iter().filter_map(|uid| all.get(uid)).filter(|pod| selects(target, pod)).count();

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use super::{durable, fenced, left, planned, same, scope, truth};
 use crate::history::{End, History, Runner, Violation};
 
-const T0: i64 = 1_767_225_600_000_000;
-const SECOND: i64 = 1_000_000;
+pub(super) const T0: i64 = 1_767_225_600_000_000;
+pub(super) const SECOND: i64 = 1_000_000;
 const DEPLOYMENT: &str = "uid-web";
 
 fn stamp(us: i64) -> Stamp {
@@ -67,6 +67,7 @@ fn runner(n: usize, drill: &str) -> Runner {
         clock_us: -T0,
         journal: String::new(),
         syncs: Vec::new(),
+        lived: vec![(T0, T0 + 100 * SECOND)],
         end: End::Over { clean: true, trouble: None },
     }
 }
@@ -98,12 +99,12 @@ fn entry(
     }
 }
 
-fn lease(at_us: i64, user: &str, verb: &str, drill: &str) -> AuditEntry {
+pub(super) fn lease(at_us: i64, user: &str, verb: &str, drill: &str) -> AuditEntry {
     let sent = json!({"metadata": {"name": "ns-shop"}, "spec": {"holderIdentity": format!("{drill}/{user}"), "leaseDurationSeconds": 8}});
     entry(at_us, user, verb, ("coordination.k8s.io", "leases", ""), ("firedrill", if verb == "create" { "" } else { "ns-shop" }), sent)
 }
 
-fn record(at_us: i64, user: &str, lines: &str) -> AuditEntry {
+pub(super) fn record(at_us: i64, user: &str, lines: &str) -> AuditEntry {
     entry(at_us, user, "patch", ("", "configmaps", ""), ("firedrill", "firedrill-d"), json!({"data": {"events.jsonl": lines}}))
 }
 
@@ -131,14 +132,14 @@ fn line(seq: u64, at_us: i64, event: Event) -> String {
     serde_json::to_string(&Record { seq, prev: NO_HASH.to_owned(), at: stamp(at_us), event }).unwrap() + "\n"
 }
 
-fn intent(seq: u64, fault: u32, uid: &str) -> String {
+pub(super) fn intent(seq: u64, fault: u32, uid: &str) -> String {
     let objects = vec![TouchedObject { kind: "Deployment".into(), namespace: "shop".into(), name: "web".into(), uid: uid.to_owned() }];
     let undo = Box::new(Undo::Deleted { pods: Vec::new(), owners: Vec::new() });
     line(seq, 0, Event::Intent { fault, step: (fault + 1).to_string(), undo, objects })
 }
 
 /// A drill as it should be: Lease, intent, fault, revert, Lease given back.
-fn good() -> History {
+pub(super) fn good() -> History {
     let written = intent(5, 0, DEPLOYMENT);
     let mut one = runner(0, "d");
     one.syncs = vec![Synced { moment: 2, bytes: written.len() }];
@@ -152,23 +153,23 @@ fn good() -> History {
         lease(10 * SECOND, "runner-0", "delete", "d"),
     ];
     let all = vec![web(3, None), pod("api-0", "api"), pod("api-1", "api"), pod("web-0", "web")];
-    History { audit, before: all.clone(), after: all, runners: vec![one], refused: None }
+    History { audit, before: all.clone(), after: all, runners: vec![one], refused: None, signals: Vec::new() }
 }
 
-fn changed(change: impl FnOnce(&mut History)) -> History {
+pub(super) fn changed(change: impl FnOnce(&mut History)) -> History {
     let mut history = good();
     change(&mut history);
     history
 }
 
 #[track_caller]
-fn finds(check: fn(&History) -> Vec<Violation>, history: &History, what: &str) {
+pub(super) fn finds(check: fn(&History) -> Vec<Violation>, history: &History, what: &str) {
     let found = check(history);
     assert!(found.iter().any(|v| v.evidence.contains(what)), "nothing about `{what}` in {found:#?}");
 }
 
 #[track_caller]
-fn finds_nothing(check: fn(&History) -> Vec<Violation>, history: &History) {
+pub(super) fn finds_nothing(check: fn(&History) -> Vec<Violation>, history: &History) {
     assert_eq!(check(history), Vec::new());
 }
 
@@ -443,4 +444,18 @@ fn two_runs_that_differ_are_found() {
     assert!(same(&good(), &later)[0].evidence.contains("request 3"));
     assert!(!same(&good(), &changed(|h| drop(h.audit.pop()))).is_empty());
     assert!(!same(&good(), &changed(|h| h.runners.clear())).is_empty());
+    // Up to the first exec, and no further.
+    let exec = entry(5 * SECOND, "runner-0", "create", ("", "pods", "exec"), ("firedrill", "helper"), json!({}));
+    let with = |change: fn(&mut History)| {
+        changed(|h| {
+            h.audit.insert(4, exec.clone());
+            change(h);
+        })
+    };
+    assert_eq!(same(&with(|_| {}), &with(|h| h.audit[5].at_us += 1)), Vec::new());
+    assert!(same(&with(|_| {}), &with(|h| h.audit[3].at_us += 1))[0].evidence.contains("request 3"));
+    let later = |h: &mut History| h.runners[0].journal.push_str(&line(6, 6 * SECOND, Event::Note { text: "x".to_owned() }));
+    assert_eq!(same(&with(|_| {}), &with(later)), Vec::new());
+    let early = |h: &mut History| h.runners[0].journal.push_str(&line(6, 4 * SECOND, Event::Note { text: "x".to_owned() }));
+    assert!(same(&with(|_| {}), &with(early))[0].evidence.contains("line 2"));
 }

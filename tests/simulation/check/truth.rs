@@ -3,6 +3,7 @@
 
 use firedrill::{
     clock::Stamp,
+    fault::Undo,
     journal::{Event, Record},
     plan::Plan,
     scenario::types::{Availability, Check, ProbeState, RecoveryTime},
@@ -142,16 +143,41 @@ impl Case<'_> {
 
     /// When a fault really came: its first change that was carried out.
     fn struck(&self, fault: u32) -> Option<i64> {
-        let (record, ..) = intents(self.records).find(|(_, id, ..)| *id == fault)?;
+        let (record, _, _, undo) = intents(self.records).find(|(_, id, ..)| *id == fault)?;
         let meant = uids(&record.event);
         let written = self.history.written().filter(|(_, _, runner)| runner.drill == self.runner.drill);
-        written
+        let changed = written
             .filter(|(_, entry, _)| match change_of(entry) {
                 Change::Break { uid } | Change::Delete { uid } => meant.contains(&uid),
                 Change::Undo | Change::Own => false,
             })
-            .map(|(_, entry, _)| entry.at_us)
-            .next()
+            .map(|(_, entry, _)| entry.at_us);
+        // A fault of processes is no request. Which it is of two faults on one pod is told by the time: not before the intent.
+        let intended = self.when(&record.at).unwrap_or(i64::MAX);
+        let signals = self.history.signals.iter().filter(|sent| sent.breaks() && sent.is_of(&self.runner.drill) && sent.at_us >= intended);
+        let hit = signals.filter(|sent| meant.contains(&sent.uid)).map(|sent| sent.at_us);
+        let by_processes = matches!(undo, Undo::Processes { .. });
+        if by_processes { hit.min() } else { changed.min() }
+    }
+
+    fn steps_ended(&self) -> Option<i64> {
+        self.records.iter().rev().find_map(|record| match &record.event {
+            Event::StepsEnded { at } => self.when(at),
+            _ => None,
+        })
+    }
+
+    /// Whether a fault kills, and leaves nothing to undo.
+    fn is_over_at_once(&self, fault: u32) -> bool {
+        let step = self.runner.plan.leaf_steps().into_iter().find(|step| step.fault == Some(fault));
+        let spec = step.and_then(|step| step.spec.inject.as_ref());
+        spec.is_some_and(|spec| spec.pod_kill.is_some() || spec.crash.as_ref().is_some_and(|crash| !crash.hold))
+    }
+
+    /// When the next fault really came after one that came at this time.
+    fn next_strike(&self, fault: u32, struck: i64) -> Option<i64> {
+        let others = intents(self.records).map(|(_, id, ..)| id).filter(|id| *id != fault);
+        others.filter_map(|id| self.struck(id)).filter(|at| *at > struck).min()
     }
 
     fn injected(&self, fault: u32) -> Option<i64> {
@@ -171,7 +197,15 @@ impl Case<'_> {
         let Some(struck) = struck else {
             return (self.objective.outcome == Outcome::Met).then(|| self.wrong(MET, "nothing was broken"));
         };
-        let real = truth.recovery(struck, micros(spec.stable_for));
+        let mut real = truth.recovery(struck, micros(spec.stable_for));
+        // What only began once the steps had ended is not what the fault did; nor, if the fault was over at once, what only began
+        // after the next one.
+        let fault = self.fault(spec.after.as_deref()).filter(|fault| self.is_over_at_once(*fault));
+        let next = fault.and_then(|fault| self.next_strike(fault, struck));
+        let until = [self.steps_ended(), next].into_iter().flatten().min();
+        if truth.next(struck, false).zip(until).is_some_and(|(bad, until)| bad >= until) {
+            real = Some(0);
+        }
         let within = micros(spec.within);
         match (self.objective.outcome, real) {
             (Outcome::Met, None) => Some(self.wrong(MET, "it never recovered")),
@@ -206,10 +240,7 @@ impl Case<'_> {
             return None;
         }
         let truth = truth_of(self.history, &self.runner.plan, &spec.probe)?;
-        let over = self.records.iter().rev().find_map(|record| match &record.event {
-            Event::StepsEnded { at } => self.when(at),
-            _ => None,
-        })?;
+        let over = self.steps_ended()?;
         let probe = self.runner.plan.probes.get(&spec.probe)?;
         let since = over - 3 * micros(probe.every) - 2 * micros(probe.timeout);
         let wanted = spec.state == ProbeState::Good;
