@@ -230,12 +230,16 @@ fn revision(state: &mut State, set: &Stored) -> Answer<String> {
     let value = &set.value;
     let (namespace, name) = (text(value, "/metadata/namespace"), text(value, "/metadata/name"));
     let template = value.pointer("/spec/template").cloned().unwrap_or_default();
+    let known = state.controlled("apps/controllerrevisions", namespace, text(value, "/metadata/uid"));
+    // What is the same is not told by its hash: after a patch the same template may stand there in another order.
+    if let Some(same) = known.iter().find(|r| r.value.pointer("/data/spec/template") == Some(&template)) {
+        return Ok(text(&same.value, "/metadata/name").to_owned());
+    }
     let hash = hash(&[&template.to_string()]);
     let full = format!("{name}-{hash}");
     if state.peek("apps", "controllerrevisions", namespace, &full).is_some() {
         return Ok(full);
     }
-    let known = state.controlled("apps/controllerrevisions", namespace, text(value, "/metadata/uid"));
     let next = known.iter().filter_map(|r| number(&r.value, "/revision")).max().unwrap_or(0) + 1;
     let mut made = json!({
         "metadata": {

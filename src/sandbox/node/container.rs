@@ -529,7 +529,9 @@ fn creating(role: Role) -> &'static str {
 fn missing(image: &str) -> bool {
     let host = image.split('/').next().unwrap_or_default();
     let host = host.split(':').next().unwrap_or_default();
-    image.contains('/') && (host == "invalid" || host.ends_with(".invalid")) || image.ends_with(":no-such-tag")
+    // Nothing has a digest of zeros.
+    let nothing = image.rsplit_once("@sha256:").is_some_and(|(_, digest)| digest.bytes().all(|b| b == b'0'));
+    nothing || image.contains('/') && (host == "invalid" || host.ends_with(".invalid")) || image.ends_with(":no-such-tag")
 }
 
 /// Numbers of processes, as the kernel gives them: upwards, and from the beginning once they are used up. One that was used so long ago
