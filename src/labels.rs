@@ -1,5 +1,7 @@
 //! The one place that says the label and annotation keys, and the names of firedrill's own objects.
 
+use sha2::{Digest as _, Sha256};
+
 /// Owners put this label with the value [`ALLOWED`] on namespaces and nodes on which drills are allowed.
 pub const DRILLS: &str = "firedrill.dev/drills";
 /// The value of [`DRILLS`] that allows drills.
@@ -15,7 +17,15 @@ pub const MANAGER: &str = "firedrill";
 /// A label on an object a fault changes, while it holds: the drill's name. A value that is not ours is never overwritten.
 /// Not an annotation: the controllers of Deployments and StatefulSets copy those to what they make, where they would stay.
 pub const FAULT: &str = "firedrill.dev/fault";
+/// A key in the selector of a Service that a fault has pointed at nothing: the drill's name. No pod has it.
+pub const DETACHED: &str = "firedrill.dev/detached";
 /// The zone of a node.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
+/// The copy of a hidden Secret, in firedrill's own namespace. By what it is a copy of, so that a role can name it before there is one.
+pub fn hidden_copy(namespace: &str, name: &str) -> String {
+    let digest = Sha256::digest(format!("{namespace}/{name}"));
+    format!("hidden-{}", hex::encode(&digest[..16]))
+}
+
 /// Namespaces that no drill may ever touch, whatever their labels.
 pub const SYSTEM_NAMESPACES: &[&str] = &["kube-system", "kube-public", "kube-node-lease"];

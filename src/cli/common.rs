@@ -20,6 +20,8 @@ use crate::{
 const ENVIRONMENT_FILE: &str = "environment.yaml";
 /// The largest plan or runbook that is read, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
+/// The largest object that a fault may make: it is part of the plan, which must fit into a record in the cluster.
+const MAX_MANIFEST: usize = 128 << 10;
 
 /// How a command prints what it found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -283,7 +285,7 @@ fn environment(args: &DrillArgs) -> Result<(Environment, String), CliError> {
     )))
 }
 
-/// The texts of the runbooks of a scenario, by file.
+/// The texts of the runbooks and manifests of a scenario, by file.
 ///
 /// # Errors
 /// One cannot be read.
@@ -292,6 +294,15 @@ pub(crate) fn runbooks(loaded: &Loaded) -> Result<BTreeMap<String, String>, CliE
     for step in kinds::leaves(&loaded.scenario.spec.steps) {
         if let Some(file) = step.runbook.as_ref().and_then(|r| r.file.as_ref()) {
             texts.insert(file.clone(), text(&loaded.dir.join(file))?);
+        }
+        if let Some(file) = step.inject.as_ref().and_then(|fault| fault.manifest.as_ref()).map(|m| &m.file) {
+            let text = text(&loaded.dir.join(file))?;
+            if text.len() > MAX_MANIFEST {
+                let why =
+                    format!("failed to read {file}: it has {} bytes, and the plan takes a manifest of at most {MAX_MANIFEST}", text.len());
+                return Err(CliError::Usage(why));
+            }
+            texts.insert(file.clone(), text);
         }
     }
     Ok(texts)

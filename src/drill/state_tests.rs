@@ -20,6 +20,8 @@ fn step(path: &str, spec: Step) -> PlannedStep {
         spec,
         fault,
         undo,
+        evicts: Vec::new(),
+        manifest: None,
         touches: vec![],
         runbook_text: None,
         children: vec![],

@@ -4,9 +4,9 @@
 use std::{fmt::Debug, time::Duration};
 
 use kube::{
-    Resource, ResourceExt as _,
+    Api, Resource, ResourceExt as _,
     api::{Patch, PatchParams},
-    core::NamespaceResourceScope,
+    core::{ClusterResourceScope, NamespaceResourceScope},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -37,16 +37,43 @@ pub(super) enum Decision<T> {
 /// The API server, or an object that is written to all the time.
 pub(super) async fn change<K, T>(
     cx: &FaultCx,
-    (namespace, name, uid): (&str, &str, &str),
-    mut decide: impl FnMut(&K) -> Result<Decision<T>, FaultError>,
+    id: (&str, &str, &str),
+    decide: impl FnMut(&K) -> Result<Decision<T>, FaultError>,
 ) -> Result<Option<T>, FaultError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
-    let what = format!("change {}", named(&K::kind(&()), namespace, name));
-    let api = cx.cluster.api::<K>(namespace);
+    change_in(cx, &cx.cluster.api(id.0), id, decide).await
+}
+
+/// [`change`] of an object of a kind that has no namespaces: name and uid.
+///
+/// # Errors
+/// As [`change`].
+pub(super) async fn change_cluster<K, T>(
+    cx: &FaultCx,
+    (name, uid): (&str, &str),
+    decide: impl FnMut(&K) -> Result<Decision<T>, FaultError>,
+) -> Result<Option<T>, FaultError>
+where
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    change_in(cx, &cx.cluster.cluster_api(), ("", name, uid), decide).await
+}
+
+async fn change_in<K, T>(
+    cx: &FaultCx,
+    api: &Api<K>,
+    (namespace, name, uid): (&str, &str, &str),
+    mut decide: impl FnMut(&K) -> Result<Decision<T>, FaultError>,
+) -> Result<Option<T>, FaultError>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let called = named(&K::kind(&()), namespace, name);
+    let what = format!("change {called}");
     for _ in 0..CONFLICTS {
-        let Some(now) = cx.cluster.get_opt::<K>(namespace, name).await? else { return Ok(None) };
+        let Some(now) = cx.cluster.call(format!("read {called}"), api.get_opt(name)).await? else { return Ok(None) };
         if now.uid().as_deref() != Some(uid) {
             return Ok(None);
         }

@@ -5,9 +5,15 @@
 //! **Architecture invariant:** an undo is data. It never holds the contents of a Secret or a file, it is enough for a
 //! revert from another machine, and it names the lasting thing (the CronJob, the StatefulSet), not what comes and goes.
 
+mod bad_image;
 mod change;
+mod cordon_node;
 mod cut_backup_job;
+mod detach_service;
+mod drain_node;
 mod helpers;
+mod hide_secret;
+mod manifest;
 mod owner;
 mod pod_kill;
 mod processes;
@@ -185,6 +191,18 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
         scale::prepare(cx, scale, targets).await
     } else if let Some(cut) = &spec.cut_backup_job {
         cut_backup_job::prepare(cx, cut, targets).await
+    } else if spec.cordon_node.is_some() {
+        cordon_node::prepare(cx, targets).await
+    } else if spec.drain_node.is_some() {
+        drain_node::prepare(cx, spec, targets).await
+    } else if spec.detach_service.is_some() {
+        detach_service::prepare(cx, targets).await
+    } else if spec.bad_image.is_some() {
+        bad_image::prepare(cx, &containers(), targets).await
+    } else if spec.hide_secret.is_some() {
+        hide_secret::prepare(cx, targets).await
+    } else if spec.manifest.is_some() {
+        manifest::prepare(cx, spec).await
     } else {
         Err(FaultError::NotBuilt)
     }
@@ -199,6 +217,12 @@ pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), Faul
         Undo::Processes { pods, .. } => processes::arm(cx, pods).await,
         Undo::CronJob { change: CronJobChange::JobKilled { .. }, .. } => cut_backup_job::arm(cx, spec, undo).await,
         Undo::Deleted { .. } | Undo::Scale { .. } | Undo::CronJob { .. } => Ok(()),
+        Undo::Cordon { .. }
+        | Undo::Drain { .. }
+        | Undo::Service { .. }
+        | Undo::Image { .. }
+        | Undo::Secret { .. }
+        | Undo::Manifest { .. } => Ok(()),
     }
 }
 
@@ -211,6 +235,12 @@ pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stam
         Undo::Deleted { pods, .. } => pod_kill::inject(cx, spec, pods).await,
         Undo::Scale { .. } => scale::inject(cx, undo).await,
         Undo::CronJob { .. } => cut_backup_job::inject(cx, undo).await,
+        Undo::Cordon { nodes } => cordon_node::inject(cx, nodes).await,
+        Undo::Drain { nodes, pods, .. } => drain_node::inject(cx, nodes, pods).await,
+        Undo::Service { .. } => detach_service::inject(cx, undo).await,
+        Undo::Image { .. } => bad_image::inject(cx, undo).await,
+        Undo::Secret { .. } => hide_secret::inject(cx, undo).await,
+        Undo::Manifest { .. } => manifest::inject(cx, spec, undo).await,
         Undo::Processes { pods, how } => {
             cx.leave.to("signal processes")?;
             processes::inject(cx, pods, *how).await
@@ -222,11 +252,17 @@ pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stam
 ///
 /// # Errors
 /// The proof did not come within the limit.
-pub async fn effective(cx: &FaultCx, _spec: &FaultSpec, undo: &Undo, limit: Duration) -> Result<(Stamp, String), FaultError> {
+pub async fn effective(cx: &FaultCx, spec: &FaultSpec, undo: &Undo, limit: Duration) -> Result<(Stamp, String), FaultError> {
     match undo {
         Undo::Deleted { pods, .. } => pod_kill::effective(cx, pods, limit).await,
         Undo::Scale { .. } => scale::effective(cx, undo, limit).await,
         Undo::CronJob { .. } => cut_backup_job::effective(cx, undo, limit).await,
+        Undo::Cordon { nodes } => cordon_node::effective(cx, nodes, limit).await,
+        Undo::Drain { nodes, grace_secs, .. } => drain_node::effective(cx, nodes, *grace_secs, limit).await,
+        Undo::Service { .. } => detach_service::effective(cx, undo, limit).await,
+        Undo::Image { .. } => bad_image::effective(cx, undo, limit).await,
+        Undo::Secret { .. } => hide_secret::effective(cx, undo, limit).await,
+        Undo::Manifest { .. } => manifest::effective(cx, spec, undo, limit).await,
         Undo::Processes { pods, how } => processes::effective(cx, pods, *how, limit).await,
     }
 }
@@ -235,11 +271,17 @@ pub async fn effective(cx: &FaultCx, _spec: &FaultSpec, undo: &Undo, limit: Dura
 ///
 /// # Errors
 /// It cannot be seen.
-pub async fn holds(cx: &FaultCx, _spec: &FaultSpec, undo: &Undo) -> Result<Option<String>, FaultError> {
+pub async fn holds(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<Option<String>, FaultError> {
     match undo {
         Undo::Deleted { .. } => Ok(None),
         Undo::Scale { .. } => scale::holds(cx, undo).await,
         Undo::CronJob { .. } => cut_backup_job::holds(cx, undo).await,
+        Undo::Cordon { nodes } => cordon_node::holds(cx, nodes).await,
+        Undo::Drain { nodes, .. } => drain_node::holds(cx, nodes).await,
+        Undo::Service { .. } => detach_service::holds(cx, undo).await,
+        Undo::Image { .. } => bad_image::holds(cx, undo).await,
+        Undo::Secret { .. } => hide_secret::holds(cx, undo).await,
+        Undo::Manifest { .. } => manifest::holds(cx, spec, undo).await,
         Undo::Processes { pods, how } => processes::holds(cx, pods, *how).await,
     }
 }
@@ -254,6 +296,11 @@ pub async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String),
         Undo::Deleted { .. } => Ok((RevertResult::Nothing, "the pods' owners bring them back".to_owned())),
         Undo::Scale { .. } => scale::revert(cx, undo).await,
         Undo::CronJob { .. } => cut_backup_job::revert(cx, undo).await,
+        Undo::Cordon { nodes } | Undo::Drain { nodes, .. } => cordon_node::revert(cx, nodes).await,
+        Undo::Service { .. } => detach_service::revert(cx, undo).await,
+        Undo::Image { .. } => bad_image::revert(cx, undo).await,
+        Undo::Secret { .. } => hide_secret::revert(cx, undo).await,
+        Undo::Manifest { .. } => manifest::revert(cx, undo).await,
         Undo::Processes { pods, how } => processes::revert(cx, pods, *how).await,
     }
 }
@@ -267,6 +314,12 @@ pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, 
         Undo::Deleted { owners, .. } => owner::all_ready(cx, owners, limit).await,
         Undo::Scale { .. } => scale::gone(cx, undo, limit).await,
         Undo::CronJob { .. } => cut_backup_job::gone(cx, undo, limit).await,
+        Undo::Cordon { nodes } => cordon_node::gone(cx, nodes, limit).await,
+        Undo::Drain { nodes, owners, .. } => drain_node::gone(cx, nodes, owners, limit).await,
+        Undo::Service { .. } => detach_service::gone(cx, undo, limit).await,
+        Undo::Image { .. } => bad_image::gone(cx, undo, limit).await,
+        Undo::Secret { .. } => hide_secret::gone(cx, undo, limit).await,
+        Undo::Manifest { .. } => manifest::gone(cx, undo, limit).await,
         Undo::Processes { pods, how } => processes::gone(cx, pods, *how, limit).await,
     }
 }

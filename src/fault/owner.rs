@@ -80,7 +80,7 @@ async fn wanted(cx: &FaultCx, owner: &OwnerRef) -> Result<Option<Wanted>, FaultE
     })
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub(super) fn is_ready(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
         && pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
 }

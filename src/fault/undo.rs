@@ -42,6 +42,77 @@ pub enum Undo {
         /// What was changed.
         change: CronJobChange,
     },
+    /// Make nodes schedulable again.
+    Cordon {
+        /// The nodes.
+        nodes: Vec<NodeRef>,
+    },
+    /// Make nodes schedulable again; what was evicted is brought back by its owners.
+    Drain {
+        /// The nodes.
+        nodes: Vec<NodeRef>,
+        /// The pods that are evicted, each only as long as it has this uid.
+        pods: Vec<PodRef>,
+        /// Their owners.
+        owners: Vec<OwnerState>,
+        /// The longest grace period of these pods, in seconds.
+        grace_secs: u64,
+    },
+    /// Take the key that no pod has out of a Service's selector.
+    Service {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+        /// uid.
+        uid: String,
+        /// Ready endpoints before.
+        ready: u32,
+    },
+    /// Set the images of a workload's containers back.
+    Image {
+        /// Namespace.
+        namespace: String,
+        /// `Deployment` or `StatefulSet`.
+        kind: String,
+        /// Name.
+        name: String,
+        /// uid.
+        uid: String,
+        /// The images.
+        images: Vec<ImageChange>,
+        /// Ready replicas before.
+        ready: i32,
+        /// How many pods the rollout may take away.
+        #[serde(default)]
+        takes: u32,
+    },
+    /// Make a Secret again from the copy that was set aside in firedrill's own namespace.
+    Secret {
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+        /// uid before it was deleted.
+        uid: String,
+        /// The copy's name.
+        copy: String,
+    },
+    /// Delete an object that was made.
+    Manifest {
+        /// `apiVersion`.
+        api_version: String,
+        /// Kind.
+        kind: String,
+        /// Resource.
+        plural: String,
+        /// Namespace.
+        namespace: String,
+        /// Name.
+        name: String,
+        /// CEL over the object while it is being deleted: true when nothing of its effect is left.
+        gone: Option<String>,
+    },
     /// Processes in pods of one node are signalled or killed by a node helper.
     Processes {
         /// The targets.
@@ -57,6 +128,16 @@ pub enum Undo {
 pub struct PodRef {
     /// Namespace.
     pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// uid.
+    pub uid: String,
+}
+
+/// A node, for as long as it is this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRef {
     /// Name.
     pub name: String,
     /// uid.
@@ -121,6 +202,18 @@ pub struct ContainerCommand {
     pub command: Option<Vec<String>>,
     /// `args`, if set.
     pub args: Option<Vec<String>>,
+}
+
+/// A container's image, before and as the fault sets it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageChange {
+    /// The container.
+    pub container: String,
+    /// Before.
+    pub before: String,
+    /// One that cannot be had; anything else at revert is somebody else's.
+    pub set: String,
 }
 
 /// A pod on its node.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::types::Plan;
+use super::types::{Plan, PlannedStep};
 
 /// What an approval speaks of, by section.
 fn essence(plan: &Plan) -> BTreeMap<&'static str, Value> {
@@ -35,12 +35,17 @@ fn essence(plan: &Plan) -> BTreeMap<&'static str, Value> {
         ("targets", json!(targets)),
         ("probes", json!(plan.probes)),
         ("steadyState", json!(plan.steady_state)),
-        ("steps", json!(plan.steps)),
+        ("steps", json!(plan.steps.iter().map(seen).collect::<Vec<_>>())),
         ("objectives", json!(plan.objectives)),
         ("abortIf", json!(plan.abort_if)),
         ("leases", json!(plan.leases)),
         ("warnings", json!(plan.warnings)),
     ])
+}
+
+/// A step as a reader sees it: what it evicts is among what it touches, by name, and not by uid.
+fn seen(step: &PlannedStep) -> PlannedStep {
+    PlannedStep { evicts: Vec::new(), children: step.children.iter().map(seen).collect(), ..step.clone() }
 }
 
 /// SHA-256 (hex) of what an approval speaks of: equal when and only when [`drift`] finds nothing.

@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::core::SelectorExt as _;
 
 use super::{
-    kinds, resolve,
+    drain, kinds, resolve,
+    rollout::which,
     seen::{NamedKind, ObjectSeen, PodSeen, Snapshot},
     types::{BlastRadius, ResolvedObject, ResolvedTarget},
 };
@@ -51,6 +52,9 @@ impl Touched {
         }
         if let Undo::Scale { uid, before, set, .. } = undo {
             self.scaled_away.insert(uid.clone(), u32::try_from(before.saturating_sub(*set)).unwrap_or(0));
+        }
+        if let Undo::Image { uid, takes, .. } = undo {
+            self.scaled_away.insert(uid.clone(), *takes);
         }
     }
 
@@ -136,6 +140,7 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
     for node in target.chosen().filter(|o| o.kind == "Node") {
         found.refusals.extend(node_refusal(step, &node.name, snapshot));
     }
+    drain::check(place, fault, snapshot, touched, &mut found);
     if view.asks_budgets() {
         budgets(limits.budgets, step, spec, target, snapshot, &mut found);
     }
@@ -155,6 +160,16 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
                     called(object),
                     counted(replicas, "replica")
                 ));
+            }
+        }
+        if spec.bad_image.is_some() || spec.detach_service.is_some() {
+            let seen = workload(object, snapshot).or_else(|| snapshot.object(NamedKind::Service, &object.namespace, &object.name));
+            let which = seen.filter(|_| spec.bad_image.is_some()).and_then(|seen| which(&seen.containers, &target.spec.containers));
+            if let Some(why) = seen.and_then(|seen| seen.unfit.clone()).or(which) {
+                found.refusals.push(format!("step `{step}`: `{}` can do nothing with {}: {why}", view.kind, called(object)));
+            }
+            if let Some(seen) = seen.filter(|_| spec.bad_image.is_some()) {
+                touched.scaled_away.insert(object.uid.clone(), seen.takes);
             }
         }
         if spec.cut_backup_job.as_ref().is_some_and(|cut| cut.how == crate::scenario::types::CutHow::Suspend)
@@ -266,7 +281,7 @@ fn budgets(policy: BudgetPolicy, step: &str, spec: &FaultSpec, target: &Resolved
     }
 }
 
-fn over_limits(limits: &Limits, touched: &Touched) -> Vec<String> {
+pub(super) fn over_limits(limits: &Limits, touched: &Touched) -> Vec<String> {
     if planted!(IgnoreLimits) {
         return Vec::new();
     }

@@ -102,17 +102,20 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
     if let Some(f) = signal {
         return t(&f.target, Breaks::Pods, POD, true, false);
     }
-    if let Some(f) = drain_node.as_ref().or(cordon_node.as_ref()).or(lose_node.as_ref()).or(lose_zone.as_ref()) {
-        return t(&f.target, Breaks::Nodes, NODE, lose_node.is_some() || lose_zone.is_some(), false);
+    if let Some(f) = drain_node.as_ref().or(cordon_node.as_ref()) {
+        return t(&f.target, Breaks::Nodes, NODE, false, true);
+    }
+    if let Some(f) = lose_node.as_ref().or(lose_zone.as_ref()) {
+        return t(&f.target, Breaks::Nodes, NODE, true, false);
     }
     if let Some(f) = detach_service {
-        return t(&f.target, Breaks::Objects, &["Service"], false, false);
+        return t(&f.target, Breaks::Objects, &["Service"], false, true);
     }
     if let Some(f) = hide_secret {
-        return t(&f.target, Breaks::Objects, &["Secret"], false, false);
+        return t(&f.target, Breaks::Objects, &["Secret"], false, true);
     }
     if let Some(f) = bad_image {
-        return t(&f.target, Breaks::Objects, WORKLOAD, false, false);
+        return t(&f.target, Breaks::Objects, WORKLOAD, false, true);
     }
     if let Some(f) = lose_volume {
         return t(&f.target, Breaks::Volumes, CLAIM, false, false);
@@ -141,7 +144,7 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
         breaks: Breaks::Objects,
         accepts: &[],
         helper: false,
-        built: false,
+        built: manifest.is_some(),
     })
 }
 
@@ -369,7 +372,20 @@ mod tests {
             let view = fault(&spec).unwrap_or_else(|| panic!("{kind} has no line"));
             assert_eq!(view.kind, *kind);
             assert_eq!(view.target.is_none(), matches!(*kind, "sql" | "manifest"), "{kind}");
-            assert_eq!(view.built, matches!(*kind, "podKill" | "crash" | "freeze" | "scale" | "cutBackupJob"), "{kind}");
+            let built = [
+                "podKill",
+                "crash",
+                "freeze",
+                "scale",
+                "cutBackupJob",
+                "cordonNode",
+                "drainNode",
+                "detachService",
+                "badImage",
+                "hideSecret",
+                "manifest",
+            ];
+            assert_eq!(view.built, built.contains(kind), "{kind}");
         }
     }
 }

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use indexmap::IndexMap;
 
 use super::{
-    expected,
+    drain, expected,
     guard::{self, FaultOn, Findings, Touched, called},
-    kinds, rbac, resolve,
+    kinds, manifest, rbac, resolve,
     seen::{NamedKind, Snapshot},
     types::*,
 };
-use crate::scenario::types::{CutHow, Dur, Endpoint, Environment, Objective, OneOf as _, Probe, Scenario, Step, UndoPolicy, Vantage};
+use crate::scenario::types::{
+    CutHow, Dur, Endpoint, Environment, ManifestFault, Objective, OneOf as _, Probe, Scenario, Step, UndoPolicy, Vantage,
+};
 
 /// All that a plan is made of.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +30,7 @@ pub struct Inputs<'a> {
     pub snapshot: &'a Snapshot,
     /// What everything random comes from.
     pub seed: u64,
-    /// The texts of runbook files, by the name the scenario gives them.
+    /// The texts of runbooks and manifests, by the name the scenario gives their files.
     pub runbooks: &'a BTreeMap<String, String>,
 }
 
@@ -286,6 +288,8 @@ impl Maker<'_> {
                 spec: Step { parallel: step.parallel.as_ref().map(|_| Vec::new()), ..step.clone() },
                 fault: None,
                 undo: None,
+                evicts: Vec::new(),
+                manifest: None,
                 touches: Vec::new(),
                 runbook_text: None,
                 path,
@@ -316,6 +320,9 @@ impl Maker<'_> {
             UndoPolicy::Runbook => self.warn(format!("step `{}`: `{}` is undone only by the runbook", step.title, view.kind)),
             UndoPolicy::Auto | UndoPolicy::OnAbort => {}
         }
+        if let Some(manifest) = &spec.manifest {
+            self.manifest(manifest, step);
+        }
         let Some(name) = view.target else { return };
         let Some(target) = targets.get(name) else {
             // A target that could not be resolved has been refused with its reason; one that is not there at all has not.
@@ -328,13 +335,38 @@ impl Maker<'_> {
         let found = guard::check(&self.inputs.environment.spec, &self.spec.limits, on, self.inputs.snapshot, &mut self.touched);
         self.found.refusals.extend(found.refusals);
         self.found.warnings.extend(found.warnings);
-        for object in target.chosen() {
+        step.evicts = drain::evicted(spec, target, self.inputs.snapshot);
+        for object in target.chosen().chain(&step.evicts) {
             step.touches.push(called(object));
             if object.kind == "Node" {
                 self.scope.nodes.push(object.name.clone());
             } else {
                 self.scope.namespaces.push(object.namespace.clone());
             }
+        }
+    }
+
+    fn manifest(&mut self, fault: &ManifestFault, step: &mut PlannedStep) {
+        let who = format!("step `{}`", step.title);
+        let Some(text) = self.inputs.runbooks.get(&fault.file) else {
+            return self.refuse(format!("{who}: the manifest {} was not read", fault.file));
+        };
+        let snapshot = self.inputs.snapshot;
+        if let Some(secret) = &fault.secret
+            && snapshot.object(NamedKind::Secret, &secret.namespace, &secret.name).is_none()
+        {
+            self.refuse(format!("{who}: Secret {}/{}, which it needs, does not exist", secret.namespace, secret.name));
+        }
+        match manifest::read(text, fault).and_then(|object| manifest::plan(&fault.file, object, snapshot)) {
+            Ok(object) => {
+                let (place, limits) = (&self.inputs.environment.spec, &self.spec.limits);
+                let found = manifest::check(place, limits, &step.title, &object, snapshot, &mut self.touched);
+                self.found.refusals.extend(found.refusals);
+                self.scope.namespaces.push(object.namespace.clone());
+                step.touches.push(crate::cluster::named(&object.kind, &object.namespace, &object.name));
+                step.manifest = Some(object);
+            }
+            Err(why) => self.refuse(format!("{who}: {why}")),
         }
     }
 

@@ -6,16 +6,19 @@
 //! **Architecture invariant:** planning is pure ([`make`] is a function of its [`Inputs`]); only [`snapshot`] (with [`plan_on`]) and what
 //! calls it ([`recheck`], [`resolve::fresh`]) do I/O, and they only read; [`may`] asks what is allowed.
 
+mod drain;
 mod drift;
 mod expected;
 pub mod guard;
 pub mod kinds;
 mod make;
+mod manifest;
 pub mod may;
 pub mod rbac;
 mod recheck;
 pub mod render;
 pub mod resolve;
+pub mod rollout;
 pub mod seen;
 pub mod snapshot;
 mod types;

@@ -1,6 +1,8 @@
 //! The permissions a drill needs: those of reading the plan's facts again, of firedrill's own objects, of each fault,
 //! probe and runbook, and no more.
 
+mod api;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
@@ -164,7 +166,7 @@ pub fn of_watchdog(plan: &Plan) -> Vec<Permission> {
     }
     for step in plan.leaf_steps() {
         if let Some(fault) = &step.spec.inject {
-            of_revert(plan, fault, &format!("step {} ({})", step.path, step.title), &mut rules);
+            of_revert(plan, step, fault, &format!("step {} ({})", step.path, step.title), &mut rules);
         }
     }
     nothing_left(plan, &mut rules);
@@ -172,11 +174,13 @@ pub fn of_watchdog(plan: &Plan) -> Vec<Permission> {
 }
 
 /// What reverting a fault and proving that it is gone need.
-fn of_revert(plan: &Plan, fault: &FaultSpec, why: &str, rules: &mut Rules) {
+fn of_revert(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rules: &mut Rules) {
     let Some(view) = kinds::fault(fault) else { return };
+    api::of_manifest_revert(step, why, rules);
     let Some(target) = view.target.and_then(|t| plan.targets.get(t)) else { return };
     for object in target.chosen() {
         let namespace = object.namespace.as_str();
+        api::of_revert(&plan.place.firedrill.namespace, step, fault, object, why, rules);
         if view.breaks == kinds::Breaks::Pods {
             rules.all(namespace, "", "pods", &["get", "list"], why);
             owner_rules(namespace, &object.owner, why, rules);
@@ -225,18 +229,20 @@ fn of_target(target: &Target, why: &str, rules: &mut Rules) {
 fn of_step(plan: &Plan, step: &PlannedStep, rules: &mut Rules) {
     let why = format!("step {} ({})", step.path, step.title);
     if let Some(fault) = &step.spec.inject {
-        of_fault(plan, fault, &why, rules);
+        of_fault(plan, step, fault, &why, rules);
     }
     if let Some(runbook) = &step.spec.runbook {
         of_runbook(plan, runbook, &why, rules);
     }
 }
 
-fn of_fault(plan: &Plan, fault: &FaultSpec, why: &str, rules: &mut Rules) {
+fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rules: &mut Rules) {
     let Some(view) = kinds::fault(fault) else { return };
+    api::of_manifest(step, fault, why, rules);
     let Some(target) = view.target.and_then(|t| plan.targets.get(t)) else { return };
     for object in target.chosen() {
         let namespace = object.namespace.as_str();
+        api::of_fault(&plan.place.firedrill.namespace, step, fault, object, why, rules);
         if view.asks_budgets() {
             rules.all(namespace, "policy", "poddisruptionbudgets", &["list"], why);
         }

@@ -1,10 +1,11 @@
 //! The guards once more, at the instant of an inject, against what is really there.
 
 use super::{
+    drain,
     guard::{self, FaultOn, Touched},
     kinds,
     make::Refused,
-    resolve, snapshot,
+    manifest, resolve, snapshot,
     types::{Plan, ResolvedTarget},
     wants::Wants,
 };
@@ -38,15 +39,27 @@ pub async fn recheck(cluster: &Cluster, plan: &Plan, step_path: &str, touched: &
     let mut touched = touched.clone();
     let Some(name) = view.target else {
         let target = ResolvedTarget { spec: Target::default(), matched: 0, objects: Vec::new() };
+        if let Some(object) = &step.manifest {
+            let own_namespace = plan.place.firedrill.namespace.clone();
+            let wants = Wants { namespaces: [object.namespace.clone()].into(), own_namespace, ..Wants::default() };
+            let snapshot = snapshot::read(cluster, &wants, Fresh::Seen).await.map_err(|error| refused(error.to_string()))?;
+            let found = manifest::check(&plan.place, &plan.limits, &step.title, object, &snapshot, &mut touched);
+            if !found.refusals.is_empty() {
+                return Err(Refused { reasons: found.refusals });
+            }
+        }
         return Ok(Rechecked { target, touched, warnings: Vec::new() });
     };
     let planned = plan.targets.get(name).ok_or_else(|| refused(format!("the plan has no target `{name}`")))?;
-    let wants = Wants::of_target(&planned.spec, &plan.place.firedrill.namespace, view.asks_budgets());
+    let mut wants = Wants::of_target(&planned.spec, &plan.place.firedrill.namespace, view.asks_budgets());
+    if spec.drain_node.is_some() {
+        wants.drained.push(planned.spec.clone());
+    }
     let snapshot = snapshot::read(cluster, &wants, Fresh::Seen).await.map_err(|error| refused(error.to_string()))?;
     let target = resolve::resolve(name, &planned.spec, &snapshot, plan.seed).map_err(refused)?;
     let on = FaultOn { step: &step.title, spec, target_name: name, target: &target };
     let mut found = guard::check(&plan.place, &plan.limits, on, &snapshot, &mut touched);
-    for object in target.chosen() {
+    for object in target.chosen().chain(&drain::evicted(spec, &target, &snapshot)) {
         let (scope, place) =
             if object.kind == "Node" { (&plan.scope.nodes, &object.name) } else { (&plan.scope.namespaces, &object.namespace) };
         if !scope.contains(place) {

@@ -139,6 +139,11 @@ fn matching(name: &str, target: &Target, snapshot: &Snapshot) -> Result<Vec<Reso
     Err(format!("target `{name}` says nothing of what it is: write for example `pods: app=web` or `cronJob: backup`"))
 }
 
+/// The nodes that a target matches; all of them, whatever its mode chooses. None: it cannot be said, and resolving it says why.
+pub(super) fn node_names(target: &Target, snapshot: &Snapshot) -> Vec<String> {
+    nodes("", target, snapshot).unwrap_or_default().into_iter().map(|node| node.name).collect()
+}
+
 fn nodes(name: &str, target: &Target, snapshot: &Snapshot) -> Result<Vec<ResolvedObject>, String> {
     let selector = target.nodes.as_ref().map(|s| selector::parse(&s.0)).transpose().map_err(|error| format!("target `{name}`: {error}"))?;
     let nodes = snapshot.nodes.iter().filter(|(_, node)| {

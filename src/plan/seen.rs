@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Pod},
+    core::v1::{Namespace, Node, Pod, Service},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{ResourceExt as _, core::Selector};
@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub nodes: BTreeMap<String, NodeSeen>,
     /// Pods by namespace and name.
     pub pods: BTreeMap<String, BTreeMap<String, PodSeen>>,
+    /// What a drain would evict, by node.
+    pub on_nodes: BTreeMap<String, Vec<OnNode>>,
     /// PodDisruptionBudgets by namespace.
     pub budgets: BTreeMap<String, Vec<BudgetSeen>>,
     /// Named objects that exist.
@@ -53,6 +55,8 @@ pub struct NodeSeen {
     pub labels: BTreeMap<String, String>,
     /// Whether its kubelet reports it ready.
     pub ready: bool,
+    /// Whether it is cordoned.
+    pub cordoned: bool,
 }
 
 /// A pod.
@@ -70,6 +74,17 @@ pub struct PodSeen {
     pub ready: bool,
     /// Whether it is being deleted, or has succeeded or failed: a fault on it would prove nothing.
     pub ending: bool,
+}
+
+/// A pod on a node that a drain would evict.
+#[derive(Debug, Clone)]
+pub struct OnNode {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// The pod; none for one of firedrill's own.
+    pub pod: Option<PodSeen>,
 }
 
 /// A PodDisruptionBudget.
@@ -154,6 +169,12 @@ pub struct ObjectSeen {
     pub selector: Option<Selector>,
     /// CronJob: whether it is suspended.
     pub suspended: bool,
+    /// Deployment, StatefulSet: the containers of its pods.
+    pub containers: Vec<String>,
+    /// Deployment, StatefulSet: how many of its pods a rollout that never gets ready takes away.
+    pub takes: u32,
+    /// Why the one fault that is meant for such an object can do nothing with this one, if so.
+    pub unfit: Option<String>,
 }
 
 /// A kind of the API.
@@ -187,6 +208,7 @@ impl NodeSeen {
             uid: node.uid().unwrap_or_default(),
             labels: node.labels().clone(),
             ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+            cordoned: node.spec.as_ref().is_some_and(|s| s.unschedulable == Some(true)),
         }
     }
 
@@ -231,6 +253,25 @@ pub fn owner(pod: &Pod) -> String {
         return format!("Deployment/{deployment}");
     }
     format!("{}/{}", owner.kind, owner.name)
+}
+
+/// Why a Service cannot be pointed at nothing by its selector, if so.
+pub fn not_detachable(service: &Service) -> Option<&'static str> {
+    let spec = service.spec.as_ref()?;
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Some("it is an ExternalName, a name for something outside, and has no endpoints");
+    }
+    let selects = spec.selector.as_ref().is_some_and(|selector| !selector.is_empty());
+    (!selects).then_some("it has no selector: somebody else writes its endpoints")
+}
+
+/// Whether a drain evicts a pod. Not one of a DaemonSet, which would make it anew on that node at once; not one of the kubelet's own
+/// (the API server has only its mirror); and not one that has ended.
+pub fn evictable(pod: &Pod) -> bool {
+    let of_daemon_set = pod.owner_references().iter().any(|o| o.controller == Some(true) && o.kind == "DaemonSet");
+    let mirror = pod.annotations().contains_key("kubernetes.io/config.mirror");
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    !of_daemon_set && !mirror && !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 impl BudgetSeen {

@@ -1,6 +1,9 @@
 //! Reading what a plan is made of. The only I/O of planning, and it only reads.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream};
 use k8s_openapi::{
@@ -13,13 +16,16 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
 use kube::{
-    ResourceExt as _,
+    Api, ResourceExt as _,
+    api::ListParams,
     core::{GroupVersion, GroupVersionKind, Selector},
 };
 
 pub use super::seen::*;
 use super::{
     make::{Inputs, Refused, make},
+    manifest, resolve,
+    rollout::{self, Rolls},
     types::Plan,
     wants::{PodWants, Wants},
 };
@@ -56,7 +62,7 @@ pub enum NoPlan {
     Refused(#[from] Refused),
 }
 
-/// Looks at a cluster and makes the plan of a scenario there; `runbooks` are its texts by file.
+/// Looks at a cluster and makes the plan of a scenario there; `runbooks` are its runbooks' and manifests' texts by file.
 ///
 /// # Errors
 /// As in [`NoPlan`].
@@ -67,7 +73,12 @@ pub async fn plan_on(
     runbooks: &BTreeMap<String, String>,
     seed: u64,
 ) -> Result<Plan, NoPlan> {
-    let snapshot = take(cluster, &loaded.scenario, environment).await?;
+    let mut wants = Wants::of(&loaded.scenario, environment);
+    for object in manifest::all(loaded, runbooks) {
+        wants.kinds.insert((object.api_version, object.kind));
+        wants.namespaces.insert(object.namespace);
+    }
+    let snapshot = read(cluster, &wants, Fresh::Now).await?;
     Ok(make(&Inputs {
         scenario: &loaded.scenario,
         scenario_sha256: &loaded.sha256,
@@ -100,6 +111,7 @@ enum Want<'a> {
     Pods(&'a str, Option<String>),
     Nodes,
     OwnNodes,
+    OnNode(&'a str),
 }
 
 /// What was read.
@@ -111,6 +123,7 @@ enum Found {
     Pods(String, Vec<(String, PodSeen)>),
     Nodes(Vec<(String, NodeSeen)>),
     OwnNodes(Vec<String>),
+    OnNode(String, Vec<OnNode>),
     Unreadable(String),
     Nothing,
 }
@@ -142,7 +155,13 @@ async fn read_all(cluster: &Cluster, wants: &Wants, fresh: Fresh) -> Result<Snap
             more.push((key.namespace.clone(), selector.to_string()));
         }
     }
-    let more = more.iter().map(|(namespace, selector)| Want::Pods(namespace, Some(selector.clone()))).collect();
+    // What is on the nodes that are to be drained, which are known only now, too.
+    let nodes: BTreeSet<String> = wants.drained.iter().flat_map(|target| resolve::node_names(target, &snapshot)).collect();
+    let more = more.iter().map(|(namespace, selector)| Want::Pods(namespace, Some(selector.clone())));
+    let more = more.chain(nodes.iter().map(|node| Want::OnNode(node))).collect();
+    gather(cluster, wants, fresh, more, &mut snapshot).await?;
+    let all: BTreeSet<String> = snapshot.on_nodes.values().flatten().map(|on| on.namespace.clone()).collect();
+    let more = all.iter().filter(|n| !snapshot.namespaces.contains_key(*n)).map(|n| Want::Namespace(n)).collect();
     gather(cluster, wants, fresh, more, &mut snapshot).await?;
     Ok(snapshot)
 }
@@ -158,6 +177,7 @@ async fn gather(cluster: &Cluster, wants: &Wants, fresh: Fresh, list: Vec<Want<'
             Found::Pods(namespace, pods) => into.pods.entry(namespace).or_default().extend(pods),
             Found::Nodes(nodes) => into.nodes.extend(nodes),
             Found::OwnNodes(nodes) => into.own_nodes.extend(nodes.into_iter().filter(|n| !n.is_empty())),
+            Found::OnNode(node, pods) => drop(into.on_nodes.insert(node, pods)),
             Found::Unreadable(what) => into.unreadable.push(what),
             Found::Nothing => {}
         }
@@ -203,6 +223,13 @@ async fn one(cluster: &Cluster, wants: &Wants, fresh: Fresh, want: Want<'_>) -> 
             let keep = |node: Node| Some((node.name_any(), NodeSeen::of(&node)));
             Ok(Found::Nodes(cluster.list_map(&cluster.cluster_api(), None, "list nodes", fresh, keep).await?))
         }
+        Want::OnNode(node) => {
+            let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
+            let pods = Api::<Pod>::all(cluster.client.clone());
+            let pods = cluster.call(format!("list the pods on node {node}"), pods.list(&params)).await?;
+            let on = |pod: &Pod| OnNode { namespace: pod.namespace().unwrap_or_default(), name: pod.name_any(), pod: PodSeen::of(pod) };
+            Ok(Found::OnNode(node.to_owned(), pods.iter().filter(|pod| evictable(pod)).map(on).collect()))
+        }
         Want::OwnNodes => {
             let own = &wants.own_namespace;
             let label = format!("{}={}", labels::MANAGED_BY, labels::MANAGER);
@@ -223,18 +250,18 @@ async fn object(cluster: &Cluster, key: &ObjectKey) -> Result<Option<ObjectSeen>
         // The API's default for both kinds is 1.
         replicas: Some(u32::try_from(replicas.unwrap_or(1)).unwrap_or(0)),
         selector: selector.and_then(|s| Selector::try_from(s).ok()).filter(|s| !s.selects_all()),
-        suspended: false,
+        ..ObjectSeen::default()
     };
     Ok(match key.kind {
         NamedKind::Deployment => cluster.get_opt::<Deployment>(namespace, name).await?.map(|d| {
-            let uid = d.uid();
+            let (uid, rolls) = (d.uid(), rolls(&d));
             let (replicas, selector) = d.spec.map_or((None, None), |s| (s.replicas, Some(s.selector)));
-            workload(uid, replicas, selector)
+            ObjectSeen { unfit: rolls.0, takes: rolls.1, containers: rolls.2, ..workload(uid, replicas, selector) }
         }),
         NamedKind::StatefulSet => cluster.get_opt::<StatefulSet>(namespace, name).await?.map(|s| {
-            let uid = s.uid();
+            let (uid, rolls) = (s.uid(), rolls(&s));
             let (replicas, selector) = s.spec.map_or((None, None), |s| (s.replicas, Some(s.selector)));
-            workload(uid, replicas, selector)
+            ObjectSeen { unfit: rolls.0, takes: rolls.1, containers: rolls.2, ..workload(uid, replicas, selector) }
         }),
         NamedKind::CronJob => cluster
             .get_opt::<CronJob>(namespace, name)
@@ -242,13 +269,20 @@ async fn object(cluster: &Cluster, key: &ObjectKey) -> Result<Option<ObjectSeen>
             .map(|c| ObjectSeen { suspended: c.spec.as_ref().is_some_and(|s| s.suspend == Some(true)), ..plain(c.uid()) }),
         NamedKind::Job => cluster.get_opt::<Job>(namespace, name).await?.map(|j| plain(j.uid())),
         NamedKind::PersistentVolumeClaim => cluster.get_opt::<PersistentVolumeClaim>(namespace, name).await?.map(|c| plain(c.uid())),
-        NamedKind::Service => cluster.get_opt::<Service>(namespace, name).await?.map(|s| plain(s.uid())),
+        NamedKind::Service => cluster.get_opt::<Service>(namespace, name).await?.map(|s| {
+            let unfit = not_detachable(&s).map(str::to_owned);
+            ObjectSeen { unfit, ..plain(s.uid()) }
+        }),
         // Its metadata alone: planning has no business with what is in it.
         NamedKind::Secret => {
             let api = cluster.api::<Secret>(namespace);
             cluster.call(format!("read the metadata of {key}"), api.get_metadata_opt(name)).await?.map(|s| plain(s.uid()))
         }
     })
+}
+
+fn rolls(workload: &impl Rolls) -> (Option<String>, u32, Vec<String>) {
+    (workload.unfit(), workload.takes(), rollout::containers(workload))
 }
 
 async fn discover(cluster: &Cluster, version: &str, kind: &str) -> Result<Found, ClusterError> {

@@ -208,6 +208,12 @@ pub struct PlannedStep {
     pub undo: Option<UndoPolicy>,
     /// For `inject`: what will be touched, `Pod shop/orders-0`.
     pub touches: Vec<String>,
+    /// For a drain: the pods that it evicts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evicts: Vec<ResolvedObject>,
+    /// For a manifest: the object that it makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<PlannedManifest>,
     /// For `runbook` from a file: the file's text, so that a resumed drill does not depend on it.
     pub runbook_text: Option<String>,
     /// The steps of a `parallel`.
@@ -246,6 +252,33 @@ impl Plan {
             steps.iter().find_map(|s| if s.title == name { Some(s) } else { find(&s.children, name) })
         }
         find(&self.steps, name)
+    }
+}
+
+/// An object that a fault makes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedManifest {
+    /// API group, empty for the core one.
+    pub group: String,
+    /// Resource, such as `networkpolicies`.
+    pub plural: String,
+    /// `apiVersion`.
+    pub api_version: String,
+    /// Kind.
+    pub kind: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// All of it.
+    pub object: serde_json::Value,
+}
+
+impl PlannedManifest {
+    /// What it counts as among the objects that a drill touches: it has no uid before it is made.
+    pub fn id(&self) -> String {
+        format!("{}/{}/{}/{}", self.group, self.kind, self.namespace, self.name)
     }
 }
 

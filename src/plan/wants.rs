@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What to read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Wants {
     /// Namespaces, by name.
     pub namespaces: BTreeSet<String>,
@@ -27,6 +27,8 @@ pub struct Wants {
     pub kinds: BTreeSet<(String, String)>,
     /// Whether nodes are wanted.
     pub nodes: bool,
+    /// Targets of nodes that are to be drained: what is on them is wanted.
+    pub drained: Vec<Target>,
     /// firedrill's own namespace.
     pub own_namespace: String,
 }
@@ -86,6 +88,12 @@ impl Wants {
                     wants.budgets.insert(namespace.clone());
                 }
                 wants.nodes |= view.breaks == kinds::Breaks::Nodes;
+                if step.inject.as_ref().is_some_and(|fault| fault.drain_node.is_some()) {
+                    wants.drained.push(target.clone());
+                }
+            }
+            if let Some(secret) = step.inject.as_ref().and_then(|fault| fault.manifest.as_ref()).and_then(|m| m.secret.as_ref()) {
+                wants.object(NamedKind::Secret, &secret.namespace, &secret.name);
             }
             if let Some(runbook) = &step.runbook {
                 if let Some(job) = runbook.run_in.as_ref().and_then(|r| r.job.as_ref()) {

@@ -31,6 +31,7 @@ pub use alert::{AlertSpec, RECEIVER_CLOCK};
 pub use collect::Board;
 pub use engine::{Engine, ProbeSpec, SpecKind};
 pub use ledger::{Copy as LedgerCopy, LedgerSpec, table_name};
+pub(crate) use object::cel;
 pub(crate) use observer::outside;
 pub use observer::{Observer, ObserverPod};
 pub use pg::{Pg, PgError, PgTarget, Secret};

@@ -59,6 +59,14 @@ fn compile(expression: &str) -> Result<Program, String> {
     Program::compile(expression).map_err(|error| format!("`{expression}` is not CEL: {error}"))
 }
 
+/// What an expression says of an object: good if it is true.
+pub(crate) fn cel(expression: &str, object: &impl serde::Serialize) -> Outcome {
+    match compile(expression) {
+        Ok(program) => judge(&program, object),
+        Err(why) => Outcome::unknown(why),
+    }
+}
+
 fn judge(program: &Program, object: &impl serde::Serialize) -> Outcome {
     let mut context = Context::default();
     if let Err(error) = context.add_variable("object", object) {

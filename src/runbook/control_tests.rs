@@ -72,6 +72,8 @@ async fn follow_masked(
         spec: Step { runbook: Some(runbook.clone()), ..Step::default() },
         fault: None,
         undo: None,
+        evicts: Vec::new(),
+        manifest: None,
         touches: Vec::new(),
         runbook_text: Some(text.to_owned()),
         children: Vec::new(),

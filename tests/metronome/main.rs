@@ -116,6 +116,8 @@ async fn clocks_an_hour_apart_measure_a_recovery_right() -> Result {
             fault: Some(0),
             undo: None,
             touches: Vec::new(),
+            evicts: Vec::new(),
+            manifest: None,
             runbook_text: None,
             children: Vec::new(),
         };

@@ -1,5 +1,6 @@
 //! Planning on hand-made snapshots: every refusal, and what a plan says.
 
+mod api_faults;
 mod plans;
 mod refusals;
 
@@ -37,7 +38,8 @@ fn shop() -> Snapshot {
     }
     snapshot.namespaces.insert("other".to_owned(), NamespaceSeen::default());
     for i in 1..=3 {
-        let node = NodeSeen { uid: format!("node-{i}"), labels: labelled(&[(labels::ZONE, &format!("z{i}"))]), ready: true };
+        let node =
+            NodeSeen { uid: format!("node-{i}"), labels: labelled(&[(labels::ZONE, &format!("z{i}"))]), ready: true, cordoned: false };
         snapshot.nodes.insert(format!("node{i}"), node);
     }
     let mut pods = BTreeMap::new();

@@ -329,7 +329,7 @@ pub struct ManifestFault {
     pub file: String,
     /// CEL over `object`, true when it bit.
     pub effective: String,
-    /// CEL over `object`, true when it is gone; default: the object does not exist.
+    /// CEL over `object` while it is being deleted, true when nothing of its effect is left; default: the object does not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<String>,
     /// Free values for the file's `${…}`.

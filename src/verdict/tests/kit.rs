@@ -62,6 +62,8 @@ impl Tape {
             spec,
             fault,
             undo: None,
+            evicts: Vec::new(),
+            manifest: None,
             touches: Vec::new(),
             runbook_text: None,
             children: Vec::new(),

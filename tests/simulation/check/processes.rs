@@ -176,6 +176,8 @@ mod tests {
                 spec: Step { inject: Some(freeze), ..Step::default() },
                 fault: Some(2),
                 undo: None,
+                evicts: Vec::new(),
+                manifest: None,
                 touches: Vec::new(),
                 runbook_text: None,
                 children: Vec::new(),

@@ -44,6 +44,8 @@ fn plan() -> Plan {
             fault: u32::try_from(n).ok(),
             undo: None,
             touches: Vec::new(),
+            evicts: Vec::new(),
+            manifest: None,
             runbook_text: None,
             children: Vec::new(),
         });

@@ -1,0 +1,77 @@
+//! The permissions of the faults that are made through the API server, and of their reverts.
+
+use super::{Rules, owner_rules};
+use crate::{
+    labels,
+    plan::types::{PlannedStep, ResolvedObject},
+    scenario::types::FaultSpec,
+};
+
+/// To read an object and change fields of it.
+const CHANGE: &[&str] = &["get", "patch"];
+
+/// What injecting it, watching it and its proofs need.
+pub(super) fn of_fault(own: &str, step: &PlannedStep, fault: &FaultSpec, object: &ResolvedObject, why: &str, rules: &mut Rules) {
+    of_revert(own, step, fault, object, why, rules);
+    if fault.hide_secret.is_some() {
+        rules.named(&object.namespace, "", "secrets", &object.name, &["delete"], why);
+        rules.all(own, "", "secrets", &["create"], why);
+    }
+    if fault.drain_node.is_some() {
+        // By their node, which may carry pods of any namespace.
+        rules.add(None, "", "pods", None, &["list"], why);
+        for pod in &step.evicts {
+            rules.all(&pod.namespace, "", "pods/eviction", &["create"], why);
+            rules.add(None, "", "namespaces", Some(&pod.namespace), &["get"], "whether drills are allowed");
+        }
+    }
+}
+
+/// What reverting it and proving that it is gone need.
+pub(super) fn of_revert(own: &str, step: &PlannedStep, fault: &FaultSpec, object: &ResolvedObject, why: &str, rules: &mut Rules) {
+    if fault.cordon_node.is_some() || fault.drain_node.is_some() {
+        rules.add(None, "", "nodes", Some(&object.name), CHANGE, why);
+    }
+    let namespace = object.namespace.as_str();
+    if fault.detach_service.is_some() {
+        rules.named(namespace, "", "services", &object.name, CHANGE, why);
+        rules.all(namespace, "discovery.k8s.io", "endpointslices", &["list"], why);
+        rules.all(namespace, "", "pods", &["list"], why);
+    }
+    if fault.bad_image.is_some() {
+        let (workloads, history) =
+            if object.kind == "Deployment" { ("deployments", "replicasets") } else { ("statefulsets", "controllerrevisions") };
+        rules.named(namespace, "apps", workloads, &object.name, CHANGE, why);
+        // What the rollout has made has names that nobody knows before.
+        rules.all(namespace, "apps", history, &["delete", "list"], why);
+        rules.all(namespace, "", "pods", if object.kind == "Deployment" { &["list"] } else { &["delete", "list"] }, why);
+    }
+    if fault.hide_secret.is_some() {
+        rules.named(namespace, "", "secrets", &object.name, CHANGE, why);
+        rules.all(namespace, "", "secrets", &["create"], why);
+        rules.named(own, "", "secrets", &labels::hidden_copy(namespace, &object.name), &["delete", "get"], why);
+        rules.add(None, "", "namespaces", Some(namespace), &["get"], "whether drills are allowed");
+    }
+    for pod in &step.evicts {
+        rules.all(&pod.namespace, "", "pods", &["list"], why);
+        owner_rules(&pod.namespace, &pod.owner, why, rules);
+    }
+}
+
+/// To make an object, look at it, and delete it.
+pub(super) fn of_manifest(step: &PlannedStep, fault: &FaultSpec, why: &str, rules: &mut Rules) {
+    let Some(object) = &step.manifest else { return };
+    of_manifest_revert(step, why, rules);
+    rules.all(&object.namespace, &object.group, &object.plural, &["create"], why);
+    rules.add(None, "", "namespaces", Some(&object.namespace), &["get"], "whether drills are allowed");
+    if let Some(secret) = fault.manifest.as_ref().and_then(|m| m.secret.as_ref()) {
+        rules.named(&secret.namespace, "", "secrets", &secret.name, &["get"], why);
+    }
+}
+
+/// To delete it, and to see that it is gone.
+pub(super) fn of_manifest_revert(step: &PlannedStep, why: &str, rules: &mut Rules) {
+    if let Some(object) = &step.manifest {
+        rules.named(&object.namespace, &object.group, &object.plural, &object.name, &["delete", "get"], why);
+    }
+}

@@ -1,0 +1,195 @@
+//! Faults on nodes, Services, images and Secrets: what is refused, what counts, and what is permitted for them.
+
+use super::*;
+
+/// `node1` allows drills and carries pods of the shop only.
+fn shop_with_nodes() -> Snapshot {
+    let mut snapshot = shop();
+    for node in snapshot.nodes.values_mut() {
+        node.labels.extend(allowed());
+    }
+    let on = |namespace: &str, name: &str, pod: PodSeen| OnNode { namespace: namespace.to_owned(), name: name.to_owned(), pod: Some(pod) };
+    let pods = vec![
+        on("shop", "web-abc-1", pod("web-1", "node1", "Deployment/web", &[("app", "web")])),
+        on("shop", "orders-0", pod("db-0", "node1", "StatefulSet/orders", &[])),
+    ];
+    snapshot.on_nodes.insert("node1".to_owned(), pods);
+    snapshot
+}
+
+fn node(fault: &str, limits: &Value) -> Value {
+    breaks(&json!({"zone": "z1"}), fault, limits)
+}
+
+#[test]
+fn a_drain_counts_what_it_evicts_and_holds_leases_there() {
+    let plan = plan_of(&node("drainNode", &json!({"nodes": 1, "pods": 2})), &shop_with_nodes(), &environment(), 7).unwrap();
+    assert_eq!(plan.steps[0].touches, ["Node node1", "Pod shop/orders-0", "Pod shop/web-abc-1"]);
+    assert_eq!(plan.scope.blast, BlastRadius { nodes: 1, pods: 2, ..BlastRadius::default() });
+    assert_eq!(plan.leases, ["node-node1", "ns-shop"]);
+    let part = "breaks 2 pods, and `limits.pods` is 1";
+    refused(&node("drainNode", &json!({"nodes": 1, "pods": 1})), &shop_with_nodes(), &environment(), &[part]);
+    let part = "breaks 1 node, and `limits.nodes` is 0";
+    refused(&node("cordonNode", &json!({})), &shop_with_nodes(), &environment(), &[part]);
+    let plan = plan_of(&node("cordonNode", &json!({"nodes": 1})), &shop_with_nodes(), &environment(), 7).unwrap();
+    assert_eq!(
+        (plan.steps[0].touches.as_slice(), plan.leases.as_slice()),
+        (&["Node node1".to_owned()][..], &["node-node1".to_owned()][..])
+    );
+}
+
+#[test]
+fn a_cordoned_node_stays_as_its_owner_has_it() {
+    let mut snapshot = shop_with_nodes();
+    snapshot.nodes.get_mut("node1").unwrap().cordoned = true;
+    let part = "node node1 is cordoned already: nothing would change, and it would stay cordoned";
+    for fault in ["cordonNode", "drainNode"] {
+        refused(&node(fault, &json!({"nodes": 1, "pods": 2})), &snapshot, &environment(), &[part]);
+    }
+}
+
+#[test]
+fn a_drain_evicts_only_what_drills_may_touch() {
+    let drain = node("drainNode", &json!({"nodes": 1, "pods": 9}));
+    let add = |namespace: &str, name: &str, seen: Option<PodSeen>| {
+        let mut snapshot = shop_with_nodes();
+        let on = OnNode { namespace: namespace.to_owned(), name: name.to_owned(), pod: seen };
+        snapshot.on_nodes.get_mut("node1").unwrap().push(on);
+        snapshot
+    };
+    let web = |owner: &str| Some(pod("x", "node1", owner, &[]));
+    let system = add("kube-system", "coredns", web("Deployment/coredns"));
+    refused(&drain, &system, &environment(), &["step `break` evicts pods there: namespace kube-system is a system namespace"]);
+    let other = add("other", "x", web("Deployment/x"));
+    refused(&drain, &other, &environment(), &["step `break` evicts pods there: namespace other does not allow drills"]);
+    let own = add("shop", "runbook-1", None);
+    refused(&drain, &own, &environment(), &["would evict firedrill's own pod shop/runbook-1"]);
+    let alone = add("shop", "alone", web(""));
+    refused(&drain, &alone, &environment(), &["would evict pod shop/alone, and nothing would bring it back"]);
+    let mut ending = web("").unwrap();
+    ending.ending = true;
+    let ending = add("shop", "ending", Some(ending));
+    assert_eq!(plan_of(&drain, &ending, &environment(), 7).unwrap().steps[0].evicts.len(), 2, "what is ending goes by itself");
+    let mut empty = shop_with_nodes();
+    empty.on_nodes.clear();
+    refused(&drain, &empty, &environment(), &["no pod on the chosen nodes can be evicted"]);
+}
+
+#[test]
+fn objects_that_a_fault_can_do_nothing_with_are_refused() {
+    let limits = json!({"objects": 1, "pods": 4});
+    let service = breaks(&json!({"namespace": "shop", "service": "checkout"}), "detachService", &limits);
+    assert!(plan_of(&service, &shop(), &environment(), 7).is_ok());
+    let unfit = |kind: NamedKind, name: &str, change: &dyn Fn(&mut ObjectSeen)| {
+        let mut snapshot = shop();
+        change(snapshot.objects.get_mut(&ObjectKey::new(kind, "shop", name)).unwrap());
+        snapshot
+    };
+    let external = unfit(NamedKind::Service, "checkout", &|seen| seen.unfit = Some("it is an ExternalName".to_owned()));
+    refused(&service, &external, &environment(), &["`detachService` can do nothing with Service shop/checkout: it is an ExternalName"]);
+    let image =
+        |containers: Value| breaks(&json!({"namespace": "shop", "deployment": "web", "containers": containers}), "badImage", &limits);
+    let two = unfit(NamedKind::Deployment, "web", &|seen| seen.containers = vec!["main".to_owned(), "proxy".to_owned()]);
+    refused(&image(json!([])), &two, &environment(), &["it has containers main, proxy: say which, with the target's `containers: [main]`"]);
+    refused(&image(json!(["x"])), &two, &environment(), &["it has no container `x`; it has main, proxy"]);
+    assert!(plan_of(&image(json!(["proxy"])), &two, &environment(), 7).is_ok());
+    let wide = unfit(NamedKind::Deployment, "web", &|seen| seen.takes = 5);
+    refused(&image(json!([])), &wide, &environment(), &["breaks 5 pods, and `limits.pods` is 4"]);
+}
+
+/// Group, resource, names and verbs of the rules of a place.
+fn rules(permissions: &[Permission], namespace: Option<&str>, resource: &str) -> Vec<String> {
+    let of = permissions.iter().filter(|p| p.namespace.as_deref() == namespace && p.resource == resource);
+    of.map(|p| format!("{} [{}]", p.verbs.join(","), p.names.join(","))).collect()
+}
+
+#[test]
+fn permissions_are_those_of_the_fault_and_of_its_revert() {
+    let mut guarded = environment();
+    guarded.spec.firedrill.watchdog = serde_json::from_value(json!({"serviceAccount": "dog"})).unwrap();
+    let of = |changes: &Value| {
+        let plan = plan_of(changes, &shop_with_nodes(), &guarded, 7).unwrap();
+        (plan.rbac, plan.watchdog.unwrap().rbac)
+    };
+    let (runner, dog) = of(&node("drainNode", &json!({"nodes": 1, "pods": 2})));
+    assert_eq!(rules(&runner, None, "nodes"), ["get,list,watch []", "patch [node1]"]);
+    assert_eq!(rules(&runner, Some("shop"), "pods/eviction"), ["create []"]);
+    assert_eq!(rules(&dog, None, "nodes"), ["get,patch [node1]"]);
+    assert_eq!(rules(&dog, Some("shop"), "pods/eviction"), Vec::<String>::new());
+    assert_eq!(rules(&dog, Some("shop"), "deployments"), ["get [web]"]);
+
+    let limits = json!({"objects": 1, "pods": 4});
+    let (runner, dog) = of(&breaks(&json!({"namespace": "shop", "service": "checkout"}), "detachService", &limits));
+    for permissions in [&runner, &dog] {
+        assert_eq!(rules(permissions, Some("shop"), "services"), ["get,patch [checkout]"]);
+        assert_eq!(rules(permissions, Some("shop"), "endpointslices"), ["list []"]);
+    }
+    let (runner, dog) = of(&breaks(&json!({"namespace": "shop", "deployment": "web"}), "badImage", &limits));
+    for permissions in [&runner, &dog] {
+        assert_eq!(rules(permissions, Some("shop"), "deployments"), ["get,patch [web]"]);
+        assert_eq!(rules(permissions, Some("shop"), "replicasets"), ["delete,list []"]);
+    }
+    // The copy alone may be read in firedrill's own namespace, by its name.
+    let (runner, dog) = of(&breaks(&json!({"namespace": "shop", "secret": "orders-ledger"}), "hideSecret", &limits));
+    let copy = labels::hidden_copy("shop", "orders-ledger");
+    assert_eq!(rules(&runner, Some("shop"), "secrets"), ["create []", "delete,get,patch [orders-ledger]"]);
+    assert_eq!(rules(&runner, Some("firedrill"), "secrets"), ["create []".to_owned(), format!("delete,get [{copy}]")]);
+    assert_eq!(rules(&dog, Some("shop"), "secrets"), ["create []", "get,patch [orders-ledger]"]);
+    assert_eq!(rules(&dog, Some("firedrill"), "secrets"), [format!("delete,get [{copy}]")]);
+}
+
+/// A pod that came back under its name with another uid is the same to whoever approved the plan.
+#[test]
+fn uids_of_evicted_pods_are_no_drift() {
+    let drain = node("drainNode", &json!({"nodes": 1, "pods": 3}));
+    let approved = plan_of(&drain, &shop_with_nodes(), &environment(), 7).unwrap();
+    let mut later = shop_with_nodes();
+    later.on_nodes.get_mut("node1").unwrap()[0].pod.as_mut().unwrap().uid = "another".to_owned();
+    assert_eq!(drift(&approved, &plan_of(&drain, &later, &environment(), 7).unwrap()), Vec::<String>::new());
+    later.on_nodes.get_mut("node1").unwrap().pop();
+    assert!(!drift(&approved, &plan_of(&drain, &later, &environment(), 7).unwrap()).is_empty());
+}
+
+#[test]
+fn a_manifest_is_part_of_the_plan() {
+    let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: nobody, namespace: NS}\nspec: {podSelector: {}}\n";
+    let fault = json!({"manifest": {"file": "p.yaml", "effective": "true", "secret": "shop/orders-ledger"}});
+    let of = |namespace: &str, objects: u32, namespaced: bool, secret: bool| {
+        let changes = json!({"targets": {}, "limits": {"objects": objects}, "probes": {}, "objectives": [],
+            "steps": [{"name": "break", "inject": fault}]});
+        let mut snapshot = shop();
+        let kind = KindSeen { group: "networking.k8s.io".to_owned(), plural: "networkpolicies".to_owned(), namespaced };
+        snapshot.kinds.insert(("networking.k8s.io/v1".to_owned(), "NetworkPolicy".to_owned()), kind);
+        if !secret {
+            snapshot.objects.remove(&ObjectKey::new(NamedKind::Secret, "shop", "orders-ledger"));
+        }
+        make(&Inputs {
+            scenario: &scenario(&changes),
+            scenario_sha256: "abc",
+            parameters: &IndexMap::new(),
+            environment: &environment(),
+            snapshot: &snapshot,
+            seed: 7,
+            runbooks: &BTreeMap::from([("p.yaml".to_owned(), text.replace("NS", namespace))]),
+        })
+    };
+    let plan = of("shop", 1, true, true).unwrap();
+    assert_eq!(plan.steps[0].touches, ["NetworkPolicy shop/nobody"]);
+    assert_eq!((plan.scope.namespaces.as_slice(), plan.scope.blast.objects), (&["shop".to_owned()][..], 1));
+    assert_eq!(rules(&plan.rbac, Some("shop"), "networkpolicies"), ["create []", "delete,get [nobody]"]);
+    assert_eq!(plan.steps[0].manifest.as_ref().unwrap().object["metadata"]["name"], "nobody");
+    for (namespace, objects, namespaced, secret, part) in [
+        ("other", 1, true, true, "namespace other does not allow drills"),
+        ("firedrill", 1, true, true, "namespace firedrill is firedrill's own"),
+        ("shop", 0, true, true, "breaks 1 object, and `limits.objects` is 0"),
+        ("shop", 1, false, true, "a NetworkPolicy has no namespace"),
+        ("shop", 1, true, false, "Secret shop/orders-ledger, which it needs, does not exist"),
+    ] {
+        let reasons = of(namespace, objects, namespaced, secret).unwrap_err().reasons;
+        assert!(reasons.len() == 1 && reasons[0].contains(part), "{reasons:?}");
+    }
+    // Whoever approved a plan approved its object.
+    let mut other = plan.clone();
+    other.steps[0].manifest.as_mut().unwrap().object["spec"] = json!({});
+    assert!(!drift(&plan, &other).is_empty());
+}
