@@ -330,7 +330,7 @@ async fn keeps_its_contract(faults: &[&str]) {
     let own = OwnPlace { namespace: unique("own"), image, ..OwnPlace::default() };
     ensure_namespace(&cluster, &own.namespace).await.unwrap();
     let mut w = World::new(cluster, "victims").await;
-    let mut table = Table::default();
+    let mut table = Table::of("kubelets");
     let mut ran = 0;
     macro_rules! case {
         ($fault:literal, $case:literal, $containers:expr, |$c:ident| $test:expr) => {

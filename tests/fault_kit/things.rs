@@ -1,0 +1,516 @@
+//! A thing and a fault on it, for every kind that is made through the API server.
+
+#![allow(dead_code, reason = "each suite uses its own part")]
+
+use std::{fmt::Debug, sync::Arc};
+
+use firedrill::{
+    fault::{self, FaultCx, Undo},
+    journal::RevertResult,
+    labels,
+    plan::{Plan, ResolvedObject},
+    scenario::types::{FaultSpec, OwnPlace},
+};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet},
+        batch::v1::{CronJob, Job},
+        core::v1::{ConfigMap, Namespace, Node, PersistentVolumeClaim, Pod, Secret, Service},
+        discovery::v1::EndpointSlice,
+        networking::v1::NetworkPolicy,
+    },
+};
+use kube::{
+    Api, Resource, ResourceExt as _,
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, PropagationPolicy},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::fault_kit::{self, LIMIT, World, bite, from, resolved, unique, until};
+
+/// A kind of fault on a thing made for one case.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    PodKill,
+    ScaleDeployment,
+    ScaleStatefulSet,
+    Suspend,
+    Empty,
+    KillRunning,
+    Cordon,
+    Drain,
+    Detach,
+    ImageDeployment,
+    ImageStatefulSet,
+    Hide,
+    Manifest,
+}
+
+/// All of them.
+pub const KINDS: [(Kind, &str); 13] = [
+    (Kind::PodKill, "podKill"),
+    (Kind::ScaleDeployment, "scale Deployment"),
+    (Kind::ScaleStatefulSet, "scale StatefulSet"),
+    (Kind::Suspend, "cutBackupJob suspend"),
+    (Kind::Empty, "cutBackupJob empty"),
+    (Kind::KillRunning, "cutBackupJob killRunning"),
+    (Kind::Cordon, "cordonNode"),
+    (Kind::Drain, "drainNode"),
+    (Kind::Detach, "detachService"),
+    (Kind::ImageDeployment, "badImage Deployment"),
+    (Kind::ImageStatefulSet, "badImage StatefulSet"),
+    (Kind::Hide, "hideSecret"),
+    (Kind::Manifest, "manifest"),
+];
+
+impl Kind {
+    /// Whether there is a value that others can change, and that a revert sets back.
+    pub const fn has_value(self) -> bool {
+        !matches!(self, Self::PodKill | Self::KillRunning)
+    }
+
+    /// The kind of the thing that is changed, and whether it has a namespace.
+    pub fn resource(self) -> (ApiResource, bool) {
+        match self {
+            Self::PodKill | Self::ScaleDeployment | Self::ImageDeployment => (ApiResource::erase::<Deployment>(&()), true),
+            Self::ScaleStatefulSet | Self::ImageStatefulSet => (ApiResource::erase::<StatefulSet>(&()), true),
+            Self::Suspend | Self::Empty | Self::KillRunning => (ApiResource::erase::<CronJob>(&()), true),
+            Self::Cordon | Self::Drain => (ApiResource::erase::<Node>(&()), false),
+            Self::Detach => (ApiResource::erase::<Service>(&()), true),
+            Self::Hide => (ApiResource::erase::<Secret>(&()), true),
+            Self::Manifest => (ApiResource::erase::<NetworkPolicy>(&()), true),
+        }
+    }
+}
+
+/// A thing and a fault on it.
+pub struct Case<'a> {
+    pub w: &'a World,
+    pub cx: FaultCx,
+    pub kind: Kind,
+    pub spec: FaultSpec,
+    pub objects: Vec<ResolvedObject>,
+    pub name: String,
+}
+
+fn template(labels: &Value) -> Value {
+    // What the annotations say is for the sandbox.
+    let annotations = json!({"sandbox.firedrill.dev/model": "idle", "sandbox.firedrill.dev/model.dump": "batch", "sandbox.firedrill.dev/runs-for.dump": "1s"});
+    let main = json!({"name": "main", "image": "none", "command": ["run"], "args": ["it"]});
+    json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [main]}})
+}
+
+impl<'a> Case<'a> {
+    pub async fn new(w: &'a World, kind: Kind) -> Self {
+        let name = unique("thing");
+        let labels = json!({"app": name});
+        let workload = json!({"metadata": {"name": name}, "spec": {"replicas": 3, "selector": {"matchLabels": labels}, "template": template(&labels)}});
+        let mut set = workload.clone();
+        set["spec"]["serviceName"] = json!(name);
+        let mut pod = template(&labels);
+        pod["spec"]["restartPolicy"] = json!("Never");
+        pod["spec"]["initContainers"] = json!([
+            {"name": "dump", "image": "none", "command": ["dump"], "args": ["it"]},
+            {"name": "sidecar", "image": "none", "restartPolicy": "Always", "command": ["serve"]},
+        ]);
+        let cron = json!({"metadata": {"name": name}, "spec": {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": pod}}}});
+        let mut thing = name.clone();
+        let (spec, objects) = match kind {
+            Kind::PodKill => {
+                w.create::<Deployment>(workload).await;
+                let pods = ready_pods(w, &name, 3).await;
+                (json!({"podKill": {"target": "t"}}), pods.iter().take(2).map(|p| resolved("Pod", p)).collect())
+            }
+            Kind::ScaleDeployment | Kind::ImageDeployment => {
+                let made = w.create::<Deployment>(workload).await;
+                ready_pods(w, &name, 3).await;
+                let bad = json!({"badImage": {"target": "t"}});
+                let spec = if kind == Kind::ImageDeployment { bad } else { json!({"scale": {"target": "t", "replicas": 0}}) };
+                (spec, vec![resolved("Deployment", &made)])
+            }
+            Kind::ScaleStatefulSet => {
+                set["spec"]["podManagementPolicy"] = json!("Parallel");
+                let made = w.create::<StatefulSet>(set).await;
+                ready_pods(w, &name, 3).await;
+                (json!({"scale": {"target": "t", "replicas": 1}}), vec![resolved("StatefulSet", &made)])
+            }
+            Kind::ImageStatefulSet => {
+                // One after the other: a pod that does not start holds up all the others.
+                let made = w.create::<StatefulSet>(set).await;
+                ready_pods(w, &name, 3).await;
+                (json!({"badImage": {"target": "t"}}), vec![resolved("StatefulSet", &made)])
+            }
+            Kind::Suspend | Kind::Empty | Kind::KillRunning => {
+                let made = w.create::<CronJob>(cron).await;
+                let how = match kind {
+                    Kind::Suspend => "suspend",
+                    Kind::Empty => "empty",
+                    _ => "killRunning",
+                };
+                if kind == Kind::KillRunning {
+                    run_job(w, &made).await;
+                }
+                (json!({"cutBackupJob": {"target": "t", "how": how}}), vec![resolved("CronJob", &made)])
+            }
+            Kind::Cordon => {
+                thing = node(w, &name).await;
+                let made: Node = w.cluster.get_cluster_opt(&thing).await.unwrap().unwrap();
+                (json!({"cordonNode": {"target": "t"}}), vec![resolved("Node", &made)])
+            }
+            Kind::Drain => {
+                w.create::<Deployment>(workload).await;
+                let pods = ready_pods(w, &name, 3).await;
+                thing = pods[0].spec.as_ref().unwrap().node_name.clone().unwrap();
+                let made: Node = w.cluster.get_cluster_opt(&thing).await.unwrap().unwrap();
+                (json!({"drainNode": {"target": "t"}}), vec![resolved("Node", &made)])
+            }
+            Kind::Detach => {
+                let mut workload = workload;
+                if w.sandbox.is_none() {
+                    // Nobody places the pods, and only what is on a node becomes an endpoint; nobody ends them there, either.
+                    workload["spec"]["template"]["spec"]["nodeName"] = json!(node(w, &name).await);
+                    workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(0);
+                }
+                w.create::<Deployment>(workload).await;
+                ready_pods(w, &name, 3).await;
+                let made =
+                    w.create::<Service>(json!({"metadata": {"name": name}, "spec": {"selector": labels, "ports": [{"port": 80}]}})).await;
+                until("the Service has its endpoints", || async { endpoints(w, &name).await == 3 }).await;
+                (json!({"detachService": {"target": "t"}}), vec![resolved("Service", &made)])
+            }
+            Kind::Hide => {
+                let owner = w.create::<ConfigMap>(json!({"metadata": {"name": name}})).await;
+                let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": owner.uid()});
+                let metadata = json!({"name": name, "labels": {"a": "b"}, "annotations": {"c": "d"}, "ownerReferences": [owner]});
+                let secret = json!({"metadata": metadata, "type": "kubernetes.io/basic-auth", "immutable": true,
+                    "stringData": {"username": "jane", "password": PASSWORD}});
+                let made = w.create::<Secret>(secret).await;
+                (json!({"hideSecret": {"target": "t"}}), vec![resolved("Secret", &made)])
+            }
+            Kind::Manifest => {
+                let effective = "object.spec.policyTypes.exists(t, t == 'Ingress')";
+                (json!({"manifest": {"file": "x.yaml", "effective": effective}}), Vec::new())
+            }
+        };
+        let mut cx = w.cx(&unique("drill"), &[("t", &[])], OwnPlace::default(), LIMIT);
+        if kind == Kind::Manifest {
+            let step = json!({"path": "1", "title": "break", "spec": {"inject": spec}, "fault": 0, "undo": null, "touches": [],
+                "runbookText": null, "children": [], "manifest": {
+                    "group": "networking.k8s.io", "plural": "networkpolicies", "apiVersion": "networking.k8s.io/v1",
+                    "kind": "NetworkPolicy", "namespace": w.ns, "name": name, "object": policy(&name)}});
+            cx.plan = Arc::new(Plan { steps: vec![from(step)], ..(*cx.plan).clone() });
+        }
+        Self { w, cx, kind, spec: fault_kit::spec(spec), objects, name: thing }
+    }
+
+    /// The same as another runner of the same drill has it, on another machine.
+    pub fn of(&self, elsewhere: &World) -> FaultCx {
+        elsewhere.cx(&self.cx.drill, &[], OwnPlace::default(), LIMIT)
+    }
+
+    pub async fn bite(&self) -> Result<Undo, String> {
+        bite(&self.cx, &self.spec, &self.objects).await
+    }
+
+    pub async fn revert(&self, undo: &Undo) -> Result<(RevertResult, String), String> {
+        fault::revert(&self.cx, undo).await.map_err(|e| format!("revert: {e}"))
+    }
+
+    pub async fn gone(&self, undo: &Undo) -> Result<String, String> {
+        fault::gone(&self.cx, undo, LIMIT).await.map(|(_, proof)| proof).map_err(|e| format!("gone: {e}"))
+    }
+
+    pub async fn holds(&self, undo: &Undo) -> Result<Option<String>, String> {
+        fault::holds(&self.cx, &self.spec, undo).await.map_err(|e| format!("holds: {e}"))
+    }
+
+    /// The first revert's result when it was injected and nobody disturbed it.
+    pub const fn undone(&self) -> RevertResult {
+        if self.kind.has_value() { RevertResult::Reverted } else { RevertResult::Nothing }
+    }
+
+    pub fn api(&self) -> Api<DynamicObject> {
+        let (resource, namespaced) = self.kind.resource();
+        let client = self.w.cluster.client.clone();
+        if namespaced { Api::namespaced_with(client, &self.w.ns, &resource) } else { Api::all_with(client, &resource) }
+    }
+
+    /// The thing as JSON; null when it is not there.
+    pub async fn thing(&self) -> Value {
+        serde_json::to_value(self.api().get_opt(&self.name).await.unwrap()).unwrap()
+    }
+
+    /// What the fault changes, as it is now; and whether the thing bears a drill's mark.
+    pub async fn value(&self) -> (Value, bool) {
+        let all = self.thing().await;
+        let pod = &all["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+        let value = match self.kind {
+            Kind::Suspend => all["spec"]["suspend"].clone(),
+            Kind::Empty => {
+                let all = pod["initContainers"].as_array().into_iter().flatten().chain(pod["containers"].as_array().into_iter().flatten());
+                all.map(|c| json!([c["name"], c["command"], c["args"]])).collect()
+            }
+            Kind::Cordon | Kind::Drain => json!(all["spec"]["unschedulable"] == true),
+            Kind::Detach => all["spec"]["selector"].clone(),
+            Kind::ImageDeployment | Kind::ImageStatefulSet => all["spec"]["template"]["spec"]["containers"].clone(),
+            Kind::Hide | Kind::Manifest => bare(all.clone()),
+            _ => all["spec"]["replicas"].clone(),
+        };
+        (value, !all["metadata"]["labels"][labels::FAULT].is_null())
+    }
+
+    /// The thing's resourceVersion.
+    pub async fn version(&self) -> Value {
+        self.thing().await["metadata"]["resourceVersion"].clone()
+    }
+
+    async fn strategic(&self, patch: Value) {
+        let params = PatchParams { field_manager: Some("somebody".to_owned()), ..PatchParams::default() };
+        self.api().patch(&self.name, &params, &Patch::Strategic(patch)).await.unwrap();
+    }
+
+    /// Somebody else changes what the fault changed.
+    pub async fn meddle(&self) {
+        match self.kind {
+            Kind::Suspend => self.strategic(json!({"spec": {"suspend": false}})).await,
+            Kind::Empty => {
+                let pod = json!({"containers": [{"name": "main", "command": ["another"]}]});
+                self.strategic(json!({"spec": {"jobTemplate": {"spec": {"template": {"spec": pod}}}}})).await;
+            }
+            Kind::Cordon | Kind::Drain => self.strategic(json!({"spec": {"unschedulable": null}})).await,
+            Kind::Detach => self.strategic(json!({"spec": {"selector": {labels::DETACHED: null}}})).await,
+            Kind::ImageDeployment | Kind::ImageStatefulSet => self.image("another:2").await,
+            Kind::Hide => {
+                let another = json!({"metadata": {"name": self.name}, "stringData": {"username": "joe", "password": "another"}});
+                self.w.create::<Secret>(another).await;
+            }
+            Kind::Manifest => {
+                if !self.thing().await.is_null() {
+                    self.delete().await;
+                }
+                self.w.create::<NetworkPolicy>(policy(&self.name)).await;
+            }
+            _ => self.strategic(json!({"spec": {"replicas": 2}})).await,
+        }
+    }
+
+    /// Somebody else is faster than the inject.
+    pub async fn meddle_before(&self) {
+        match self.kind {
+            Kind::Suspend => self.strategic(json!({"spec": {"suspend": true}})).await,
+            Kind::Cordon | Kind::Drain => self.strategic(json!({"spec": {"unschedulable": true}})).await,
+            Kind::Detach => {
+                // A strategic patch cannot empty a map.
+                let patch = Patch::Merge(json!({"spec": {"selector": null}}));
+                self.api().patch(&self.name, &PatchParams::default(), &patch).await.unwrap();
+            }
+            Kind::Hide => {
+                self.delete().await;
+                self.meddle().await;
+            }
+            _ => self.meddle().await,
+        }
+    }
+
+    /// What would break nothing, or could not be put back.
+    pub async fn make_unfit(&mut self) {
+        match self.kind {
+            Kind::Suspend => self.strategic(json!({"spec": {"suspend": true}})).await,
+            Kind::Empty => {
+                let with = |name: &str, command: &str| json!({"name": name, "image": "none", "command": [command], "args": null});
+                let pod = json!({"containers": [with("main", "true")], "initContainers": [with("dump", "true")]});
+                self.strategic(json!({"spec": {"jobTemplate": {"spec": {"template": {"spec": pod}}}}})).await;
+            }
+            Kind::KillRunning => {
+                let jobs: Api<Job> = self.w.cluster.api(&self.w.ns);
+                jobs.delete_collection(&DeleteParams::background(), &ListParams::default()).await.unwrap();
+                until("no Job runs", || async { jobs.list(&ListParams::default()).await.unwrap().items.is_empty() }).await;
+            }
+            Kind::Cordon | Kind::Drain | Kind::Manifest => self.meddle_before().await,
+            Kind::Detach => {
+                let patch = Patch::Merge(json!({"spec": {"replicas": 0}}));
+                let api: Api<Deployment> = self.w.cluster.api(&self.w.ns);
+                api.patch(&self.name, &PatchParams::default(), &patch).await.unwrap();
+                until("the Service has no endpoint", || async { endpoints(self.w, &self.name).await == 0 }).await;
+            }
+            Kind::ImageDeployment | Kind::ImageStatefulSet => self.strategic(json!({"spec": {"replicas": 0}})).await,
+            Kind::Hide => {
+                let name = unique("token");
+                let secret = json!({"metadata": {"name": name, "annotations": {"kubernetes.io/service-account.name": "default"}},
+                    "type": "kubernetes.io/service-account-token"});
+                let made = self.w.create::<Secret>(secret).await;
+                self.objects = vec![resolved("Secret", &made)];
+            }
+            _ => self.spec = fault_kit::spec(json!({"scale": {"target": "t", "replicas": 3}})),
+        }
+    }
+
+    async fn image(&self, image: &str) {
+        let pod = json!({"containers": [{"name": "main", "image": image}]});
+        self.strategic(json!({"spec": {"template": {"spec": pod}}})).await;
+    }
+
+    /// What an inject had sent before its revert, against the version that it had read.
+    pub async fn late(&self, version: Value) -> kube::Result<()> {
+        if self.kind == Kind::Hide {
+            let preconditions = kube::api::Preconditions { uid: None, resource_version: version.as_str().map(str::to_owned) };
+            let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+            return self.api().delete(&self.name, &params).await.map(drop);
+        }
+        let pod = json!({"containers": [{"name": "main", "image": "none@sha256:0"}]});
+        let spec = match self.kind {
+            Kind::Suspend => json!({"suspend": true}),
+            Kind::Empty => json!({"jobTemplate": {"spec": {"template": {"spec": pod}}}}),
+            Kind::Cordon | Kind::Drain => json!({"unschedulable": true}),
+            Kind::Detach => json!({"selector": {labels::DETACHED: self.cx.drill}}),
+            Kind::ImageDeployment | Kind::ImageStatefulSet => json!({"template": {"spec": pod}}),
+            _ => json!({"replicas": 0}),
+        };
+        let late = Patch::Merge(json!({"metadata": {"resourceVersion": version, "labels": {labels::FAULT: self.cx.drill}}, "spec": spec}));
+        self.api().patch(&self.name, &PatchParams::default(), &late).await.map(drop)
+    }
+
+    /// Deletes the thing; of a Secret that the fault has deleted already, its namespace.
+    pub async fn delete(&self) {
+        if self.kind == Kind::Hide && self.thing().await.is_null() {
+            let api: Api<Namespace> = self.w.cluster.cluster_api();
+            api.delete(&self.w.ns, &DeleteParams::default()).await.unwrap();
+            return until("the namespace is gone", || async { api.get_opt(&self.w.ns).await.unwrap().is_none() }).await;
+        }
+        let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+        self.api().delete(&self.name, &params).await.unwrap();
+        until("the thing is gone", || async { self.thing().await.is_null() }).await;
+    }
+}
+
+/// What the hidden Secret says, and nobody else may.
+pub const PASSWORD: &str = "correct-horse-battery";
+
+/// What the `manifest` fault makes: nobody may come in.
+fn policy(name: &str) -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}})
+}
+
+/// A node of its own.
+async fn node(w: &World, name: &str) -> String {
+    if let Some(sandbox) = &w.sandbox {
+        sandbox.add_node(name, "zone-x");
+    } else {
+        let node: Node = from(json!({"metadata": {"name": name, "labels": {"firedrill.dev/case": w.ns}}}));
+        w.cluster.cluster_api::<Node>().create(&PostParams::default(), &node).await.unwrap();
+    }
+    until("there is the node", || async { w.cluster.get_cluster_opt::<Node>(name).await.unwrap().is_some() }).await;
+    name.to_owned()
+}
+
+/// Removes the nodes that cases on an API server have made.
+pub async fn remove_nodes(w: &World) {
+    let mine = ListParams::default().labels("firedrill.dev/case");
+    w.cluster.cluster_api::<Node>().delete_collection(&DeleteParams::default(), &mine).await.unwrap();
+}
+
+/// How many endpoints of a Service are ready.
+pub async fn endpoints(w: &World, service: &str) -> usize {
+    let params = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
+    let slices = w.cluster.api::<EndpointSlice>(&w.ns).list(&params).await.unwrap();
+    let all = slices.items.into_iter().flat_map(|slice| slice.endpoints);
+    all.filter(|e| e.conditions.as_ref().and_then(|c| c.ready) == Some(true)).count()
+}
+
+pub async fn delete<K>(w: &World, name: &str, params: &DeleteParams)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    w.cluster.api::<K>(&w.ns).delete(name, params).await.unwrap();
+    until("the thing is gone", || async { w.cluster.get_opt::<K>(&w.ns, name).await.unwrap().is_none() }).await;
+}
+
+/// The pods of a thing once there are this many, ready.
+pub async fn ready_pods(w: &World, app: &str, n: usize) -> Vec<Pod> {
+    let params = ListParams::default().labels(&format!("app={app}"));
+    let api: Api<Pod> = w.cluster.api(&w.ns);
+    let ready = |p: &Pod| p.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True");
+    let look = || async { api.list(&params).await.unwrap().items.into_iter().filter(ready).collect::<Vec<_>>() };
+    until("the pods are ready", || async { look().await.len() == n }).await;
+    // And the controllers know it.
+    until("the workload counts them", || async {
+        let deployment = w.cluster.get_opt::<Deployment>(&w.ns, app).await.unwrap().and_then(|d| d.status?.ready_replicas);
+        let set = w.cluster.get_opt::<StatefulSet>(&w.ns, app).await.unwrap().and_then(|s| s.status?.ready_replicas);
+        deployment.or(set) == Some(i32::try_from(n).unwrap())
+    })
+    .await;
+    look().await
+}
+
+/// A Job of a CronJob, running.
+pub async fn run_job(w: &World, cron: &CronJob) -> Job {
+    let name = unique("run");
+    let template = serde_json::to_value(cron.spec.as_ref().unwrap().job_template.spec.as_ref().unwrap()).unwrap();
+    let owner = json!({"apiVersion": "batch/v1", "kind": "CronJob", "name": cron.name_any(), "uid": cron.uid(), "controller": true});
+    let job = w.create::<Job>(json!({"metadata": {"name": name, "ownerReferences": [owner]}, "spec": template})).await;
+    until("the Job runs", || async {
+        let job = w.cluster.get_opt::<Job>(&w.ns, &name).await.unwrap();
+        job.and_then(|j| j.status?.ready) == Some(1)
+    })
+    .await;
+    job
+}
+
+/// An object without what changes with every write, and without what controllers count.
+fn bare(mut object: Value) -> Value {
+    if let Some(all) = object.as_object_mut() {
+        all.remove("status");
+        all.remove("revision");
+    }
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        for key in ["resourceVersion", "managedFields", "generation", "uid", "creationTimestamp"] {
+            metadata.remove(key);
+        }
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.retain(|key, _| !key.starts_with("deployment.kubernetes.io/"));
+        }
+        if metadata.get("annotations").is_some_and(|all| all == &json!({})) {
+            metadata.remove("annotations");
+        }
+        if metadata.get("labels").is_some_and(|all| all == &json!({})) {
+            metadata.remove("labels");
+        }
+    }
+    object
+}
+
+/// Everything that a fault could leave something in: pods and Jobs apart, which come and go.
+pub async fn everything(w: &World) -> std::collections::BTreeMap<String, Value> {
+    let mut all = std::collections::BTreeMap::new();
+    let own = OwnPlace::default().namespace;
+    let kinds = [
+        (ApiResource::erase::<Node>(&()), None),
+        (ApiResource::erase::<Secret>(&()), Some(own.as_str())),
+        (ApiResource::erase::<ConfigMap>(&()), Some(own.as_str())),
+        (ApiResource::erase::<Secret>(&()), Some(w.ns.as_str())),
+        (ApiResource::erase::<ConfigMap>(&()), Some(w.ns.as_str())),
+        (ApiResource::erase::<Service>(&()), Some(w.ns.as_str())),
+        (ApiResource::erase::<Deployment>(&()), Some(w.ns.as_str())),
+        (ApiResource::erase::<StatefulSet>(&()), Some(w.ns.as_str())),
+        (ApiResource::erase::<ReplicaSet>(&()), Some(w.ns.as_str())),
+        (ApiResource::erase::<ControllerRevision>(&()), Some(w.ns.as_str())),
+        (ApiResource::erase::<CronJob>(&()), Some(w.ns.as_str())),
+        (ApiResource::erase::<PersistentVolumeClaim>(&()), Some(w.ns.as_str())),
+        (ApiResource::erase::<NetworkPolicy>(&()), Some(w.ns.as_str())),
+    ];
+    for (resource, namespace) in kinds {
+        let client = w.cluster.client.clone();
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
+        };
+        for object in api.list(&ListParams::default()).await.unwrap() {
+            let name = format!("{} {}/{}", resource.kind, namespace.unwrap_or_default(), object.name_any());
+            all.insert(name, bare(serde_json::to_value(object).unwrap()));
+        }
+    }
+    all
+}
