@@ -36,6 +36,10 @@ use crate::{
 
 /// How long the controller may take to see that the image is set back.
 const SEEN_LIMIT: Duration = Duration::from_secs(20);
+/// How much longer than an old pod's grace period it may take until a new one waits for its image.
+const BEYOND_GRACE: Duration = Duration::from_secs(30);
+/// The longest wait for that, whatever the grace period.
+const LONGEST: Duration = Duration::from_secs(600);
 /// What a pod waits with whose image cannot be had.
 const WAITS: [&str; 3] = ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"];
 
@@ -188,6 +192,10 @@ pub(super) async fn effective(cx: &FaultCx, undo: &Undo, limit: Duration) -> Res
 
 /// A pod of the new template waits for an image that does not come.
 async fn effective_kind<K: Workload>(cx: &FaultCx, image: &Image<'_>, limit: Duration) -> Result<(Stamp, String), FaultError> {
+    // An old pod may have to end first, in its own time.
+    let found = there::<K>(cx, image).await?;
+    let grace = found.as_ref().and_then(|now| now.pod()?.termination_grace_period_seconds).and_then(|s| u64::try_from(s).ok());
+    let limit = limit.max(Duration::from_secs(grace.unwrap_or(0)).saturating_add(BEYOND_GRACE).min(LONGEST));
     until(cx, "that a pod waits for the image", limit, || async {
         let Some(now) = there::<K>(cx, image).await? else { return Ok(Err("the workload is gone".to_owned())) };
         if !has_all(&now, image.images, set) {

@@ -5,7 +5,7 @@
 //! - A fault on pods needs their namespace's label and not their node's, even where a node helper does it: the helper
 //!   acts on the processes of these pods alone, runs in firedrill's own namespace, and whether privileged helpers may be
 //!   placed at all is said by the environment (`firedrill.nodeHelpers`) and by the cluster's own admission. A fault on
-//!   a node needs that node's label.
+//!   a node needs that node's label; a drain needs that of every namespace besides whose pods it evicts.
 //! - The limits count what is distinct over the whole drill. Scaling down counts the pods that go.
 //! - A PodDisruptionBudget is asked for each fault: all pods of it that the fault breaks go at once, and a budget whose
 //!   status is older than its spec allows nothing, as the eviction API has it.

@@ -382,6 +382,18 @@ impl<'a> Case<'a> {
         let params = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
         self.api().delete(&self.name, &params).await.unwrap();
         until("the thing is gone", || async { self.thing().await.is_null() }).await;
+        if self.kind == Kind::PodKill {
+            let pods: Api<Pod> = self.w.cluster.api(&self.w.ns);
+            let mine = ListParams::default().labels(&format!("app={}", self.name));
+            for n in 0..300 {
+                let left = pods.list(&mine).await.unwrap().items;
+                if left.is_empty() {
+                    break;
+                }
+                assert!(n < 299, "its pods are gone: {}", serde_json::to_string_pretty(&left).unwrap());
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+        }
     }
 }
 

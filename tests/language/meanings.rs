@@ -14,7 +14,11 @@ pub(crate) const MEANINGS: &[(&str, &str, &str)] = &[
     // Targets.
     ("target", "§\"a b\": {namespace: shop, pods: a=b}", "`a b` is not a target's name"),
     ("target", "more: {namespace: shop, owner: §StatefulSet/A_b}", "`StatefulSet/A_b` is not `Kind/name`"),
-    ("target", "more: {namespace: shop, cronJob: a, §containers: [x]}", "`containers` fits targets of pods, and `more` is a CronJob"),
+    (
+        "target",
+        "more: {namespace: shop, cronJob: a, §containers: [x]}",
+        "`containers` fits targets of pods and workloads, and `more` is a CronJob",
+    ),
     ("target", "more: {namespace: shop, cronJob: a, mode: §one}", "`more` is one object by its name: there is nothing to choose"),
     ("target", "more: {namespace: shop, cronJob: a, expect: §2}", "`more` is one object by its name, never 2"),
     ("target", "more: {§namespace: shop, nodes: a=b}", "nodes and zones are in no namespace"),

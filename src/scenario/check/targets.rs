@@ -60,9 +60,11 @@ fn one(cx: &mut Cx<'_>, at: At<'_>, name: &str, target: &Target) {
                 .help_if(value.contains('/').then(|| "the namespace goes under `namespace`".to_owned()));
         }
     }
-    if !target.containers.is_empty() && kind != TargetKind::Pods {
-        cx.gather
-            .mistake(at.get("containers").key(), format!("`containers` fits targets of pods, and `{}` is {}", clip(name), kind.words()));
+    if !target.containers.is_empty() && !matches!(kind, TargetKind::Pods | TargetKind::Workload) {
+        cx.gather.mistake(
+            at.get("containers").key(),
+            format!("`containers` fits targets of pods and workloads, and `{}` is {}", clip(name), kind.words()),
+        );
     }
     if target.is_single() && at.get("mode").is_set() {
         cx.gather

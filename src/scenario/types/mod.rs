@@ -180,7 +180,7 @@ pub struct Target {
     /// A Secret by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
-    /// Only these containers of the pods; default: all but firedrill's own.
+    /// Only these containers of the pods; default: all but firedrill's own. Of a workload: those whose image `badImage` changes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<String>,
     /// How many of what matches: `one`, `all`, a number or a percentage, chosen with the drill's seed. Default `all`.
