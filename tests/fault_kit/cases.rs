@@ -70,9 +70,9 @@ pub async fn target_gone(c: &Case<'_>) -> Outcome {
     let expected = if c.kind == Kind::Manifest { RevertResult::Nothing } else { RevertResult::TargetGone };
     ensure(result == expected || !c.kind.has_value(), format!("it was {result:?}: {said}"))?;
     c.gone(&undo).await?;
-    // What a fault makes anew is not missed, and pods may still be on their way.
+    // What a fault makes anew is not missed.
     let stale = fault::prepare(&c.cx, &c.spec, &c.objects).await;
-    ensure(stale.is_err() || matches!(c.kind, Kind::Manifest | Kind::PodKill), "what is gone could be prepared again")?;
+    ensure(stale.is_err() || c.kind == Kind::Manifest, "what is gone could be prepared again")?;
     Ok(said)
 }
 

@@ -385,14 +385,7 @@ impl<'a> Case<'a> {
         if self.kind == Kind::PodKill {
             let pods: Api<Pod> = self.w.cluster.api(&self.w.ns);
             let mine = ListParams::default().labels(&format!("app={}", self.name));
-            for n in 0..300 {
-                let left = pods.list(&mine).await.unwrap().items;
-                if left.is_empty() {
-                    break;
-                }
-                assert!(n < 299, "its pods are gone: {}", serde_json::to_string_pretty(&left).unwrap());
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-            }
+            until("its pods are gone", || async { pods.list(&mine).await.unwrap().items.is_empty() }).await;
         }
     }
 }

@@ -85,6 +85,8 @@ impl Run {
             pod,
         };
         run.add_containers();
+        // It may have been deleted before its kubelet has ever looked at it.
+        run.heed(now);
         run
     }
 
@@ -109,8 +111,13 @@ impl Run {
         }
         self.pod = Arc::clone(pod);
         self.add_containers();
-        if look::deleting(&pod.value) {
-            let grace = number(&pod.value, "/metadata/deletionGracePeriodSeconds").unwrap_or(30).max(0);
+        self.heed(now);
+    }
+
+    /// It is to end, if the API server says so, and by when.
+    fn heed(&mut self, now: i64) {
+        if look::deleting(&self.pod.value) {
+            let grace = number(&self.pod.value, "/metadata/deletionGracePeriodSeconds").unwrap_or(30).max(0);
             let since = self.stopping.map_or(now, |(since, _)| since);
             let by = since + grace * SECOND;
             let by = self.stopping.map_or(by, |(_, old)| old.min(by)).max(since);
