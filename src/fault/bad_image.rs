@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     FaultCx, FaultError, ImageChange, Prepared, Undo,
-    change::{Decision, change, mark, marked_by, refuse_foreign, unmark, until},
+    change::{Decision, change, is_foreign, mark, marked_by, refuse_foreign, unmark, until},
 };
 use crate::{
     clock::Stamp,
@@ -255,7 +255,7 @@ pub(super) async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, S
 async fn revert_kind<K: Workload>(cx: &FaultCx, image: &Image<'_>) -> Result<(RevertResult, String), FaultError> {
     let done = change::<K, _>(cx, image.id, |now| {
         let superseded = |why: &str| (RevertResult::Superseded, format!("{why}; left so"));
-        let other = marked_by(now).is_some_and(|drill| drill != cx.drill);
+        let other = is_foreign(cx, now);
         Ok(match (marked_by(now) == Some(&cx.drill), has_ours(now, image)) {
             (true, true) => {
                 let mut patch = unmark();

@@ -81,7 +81,7 @@ where
         let (writes, outcome) = match decide(&now)? {
             Decision::Done(outcome) => return Ok(Some(outcome)),
             Decision::Patch(patch, outcome) => (vec![patch], outcome),
-            Decision::Fence(outcome) => (vec![mark(&format!("{}.reverting", cx.drill)), unmark()], outcome),
+            Decision::Fence(outcome) => (vec![mark(&passing(cx)), unmark()], outcome),
         };
         let mut version = now.resource_version();
         let mut written = true;
@@ -110,6 +110,16 @@ where
 /// The drill that an object is marked with, if any.
 pub(super) fn marked_by<K: Resource>(object: &K) -> Option<&str> {
     object.meta().labels.as_ref()?.get(labels::FAULT).map(String::as_str)
+}
+
+/// The mark that a fence leaves for the moment between its two writes, or for longer, if it is cut short there.
+fn passing(cx: &FaultCx) -> String {
+    format!("{}.reverting", cx.drill)
+}
+
+/// Whether another drill has marked the object.
+pub(super) fn is_foreign<K: Resource>(cx: &FaultCx, object: &K) -> bool {
+    marked_by(object).is_some_and(|drill| drill != cx.drill && drill != passing(cx))
 }
 
 /// A patch that marks the object with the drill.
