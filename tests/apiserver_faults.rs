@@ -177,7 +177,9 @@ async fn pod_without_owner(w: &World) -> Result<String, String> {
 macro_rules! on {
     ($case:path, $w:expr, $kind:expr $(, $more:expr)*) => {{
         let case = Box::pin(Case::new(&$w, $kind)).await;
-        Box::pin($case(&case $(, $more)*)).await
+        let outcome = Box::pin($case(&case $(, $more)*)).await;
+        things::tidy(&$w).await;
+        outcome
     }};
 }
 
@@ -214,6 +216,7 @@ async fn faults_keep_their_contract() {
         } else {
             table.add(name, "others were first", on!(others_first, w, kind));
         }
+        things::tidy(&w).await;
         if kind != Kind::PodKill {
             table.add(name, "without effect", Box::pin(cases::without_effect(Box::pin(Case::new(&w, kind)).await)).await);
         }
@@ -224,7 +227,7 @@ async fn faults_keep_their_contract() {
     table.add("cutBackupJob killRunning", "ended by itself", Box::pin(ended_by_itself(&w)).await);
     table.add("cutBackupJob empty", "init containers; an image without `true`", Box::pin(emptied_wholly(&w)).await);
     kubelet.abort();
-    things::remove_nodes(&w).await;
+    things::tidy(&w).await;
     w.end().await;
     table.end();
 }

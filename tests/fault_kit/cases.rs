@@ -86,6 +86,12 @@ pub async fn value_changed(c: &Case<'_>) -> Outcome {
     let (now, marked) = c.value().await;
     ensure(now == theirs, format!("{theirs} of somebody else was overwritten with {now}"))?;
     ensure(!marked, "the mark was left behind")?;
+    if c.kind == Kind::Hide {
+        // What was set aside is kept, and is put back if theirs goes.
+        c.delete().await;
+        ensure(c.revert(&undo).await?.0 == RevertResult::Reverted, "what was set aside could not be put back")?;
+        c.gone(&undo).await?;
+    }
     Ok(format!("{broken} / {said}"))
 }
 
@@ -121,6 +127,7 @@ pub async fn another_drill(c: &Case<'_>) -> Outcome {
     }
     ensure(c.value().await == during, "another drill's revert changed the value")?;
     ensure(c.revert(&undo).await?.0 == RevertResult::Reverted, "it could not be reverted afterwards")?;
+    c.gone(&undo).await?;
     Ok(error.to_string())
 }
 

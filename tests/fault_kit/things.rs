@@ -411,9 +411,16 @@ async fn node(w: &World, name: &str) -> String {
     name.to_owned()
 }
 
-/// Removes the nodes that cases on an API server have made.
-pub async fn remove_nodes(w: &World) {
-    let mine = ListParams::default().labels("firedrill.dev/case");
+/// Removes what a case on an API server has made, whose pods would be looked at all through the cases that follow.
+pub async fn tidy(w: &World) {
+    macro_rules! remove {
+        ($($kind:ty),*) => {$(
+            let api: Api<$kind> = w.cluster.api(&w.ns);
+            api.delete_collection(&DeleteParams::background(), &ListParams::default()).await.unwrap();
+        )*};
+    }
+    remove!(Deployment, StatefulSet, CronJob, Job, NetworkPolicy);
+    let mine = ListParams::default().labels(&format!("firedrill.dev/case={}", w.ns));
     w.cluster.cluster_api::<Node>().delete_collection(&DeleteParams::default(), &mine).await.unwrap();
 }
 
