@@ -491,6 +491,15 @@ fn bare(mut object: Value) -> Value {
             metadata.remove("labels");
         }
     }
+    // A node that has no kubelet is found to be lost in the meantime; nobody's cordon tells it so.
+    if let Some(spec) = object.pointer_mut("/spec").and_then(Value::as_object_mut) {
+        let of_life = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+        let taints = spec.remove("taints").and_then(|taints| taints.as_array().cloned()).unwrap_or_default();
+        let others: Vec<Value> = taints.into_iter().filter(|taint| !of_life.iter().any(|key| taint["key"] == *key)).collect();
+        if !others.is_empty() {
+            spec.insert("taints".to_owned(), Value::Array(others));
+        }
+    }
     object
 }
 
