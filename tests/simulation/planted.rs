@@ -60,7 +60,7 @@ fn a_bracket_without_its_upper_end_is_found() {
 
 #[test]
 fn limits_that_are_ignored_are_found() {
-    found(Bug::IgnoreLimits, "limits are kept");
+    found_in(Bug::IgnoreLimits, "limits are kept", Script::is_limited);
 }
 
 #[test]

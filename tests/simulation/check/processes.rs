@@ -98,11 +98,11 @@ fn left(history: &History) -> Vec<Violation> {
     let mut found = Vec::new();
     for sent in stopped.filter(|sent| there.contains(sent.uid.as_str())) {
         let own = history.runners.iter().filter(|runner| sent.is_of(&runner.drill));
-        let said = own.filter_map(|runner| match &runner.end {
+        let mut said = own.filter_map(|runner| match &runner.end {
             End::Over { clean, .. } => Some(*clean),
             End::Refused(_) | End::Died | End::Circles => None,
         });
-        if said.last() != Some(false) {
+        if said.next_back() != Some(false) {
             found.push(violation(GONE, format!("a process is still stopped: {sent:?}")));
         }
     }
@@ -169,7 +169,7 @@ mod tests {
             h.runners[0].syncs[0].bytes = written.len();
             h.runners[0].journal.clone_from(&written);
             h.audit[1] = record(SECOND, "runner-0", &written);
-            let freeze = FaultSpec { freeze: Some(OnTarget { target: "api".to_owned(), ..OnTarget::default() }), ..FaultSpec::default() };
+            let freeze = FaultSpec { freeze: Some(OnTarget { target: "api".to_owned() }), ..FaultSpec::default() };
             h.runners[0].plan.steps.push(PlannedStep {
                 path: "3".to_owned(),
                 title: "freeze".to_owned(),
