@@ -17,6 +17,8 @@ pub mod pods;
 pub mod processes;
 pub mod protocol;
 pub mod server;
+pub mod signals;
+pub mod volume;
 pub mod watchdog;
 mod wire;
 

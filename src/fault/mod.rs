@@ -12,7 +12,9 @@ mod owner;
 mod pod_kill;
 mod processes;
 mod scale;
+mod signal;
 mod undo;
+mod volumes;
 
 use std::{
     collections::BTreeSet,
@@ -153,19 +155,13 @@ impl FaultError {
 
 /// The target a fault names.
 pub fn target_of(spec: &FaultSpec) -> Option<&str> {
-    let on = [&spec.freeze, &spec.drain_node, &spec.cordon_node, &spec.detach_service, &spec.hide_secret, &spec.bad_image];
-    on.into_iter()
-        .chain([&spec.lose_node, &spec.lose_zone])
-        .find_map(|kind| kind.as_ref().map(|k| k.target.as_str()))
-        .or_else(|| spec.pod_kill.as_ref().map(|k| k.target.as_str()))
-        .or_else(|| spec.crash.as_ref().map(|k| k.target.as_str()))
-        .or_else(|| spec.scale.as_ref().map(|k| k.target.as_str()))
-        .or_else(|| spec.cut_backup_job.as_ref().map(|k| k.target.as_str()))
+    spec.target()
 }
 
 /// Whether a fault needs a node helper, which takes seconds to place.
 pub fn needs_helper(spec: &FaultSpec) -> bool {
-    spec.freeze.is_some() || spec.crash.is_some()
+    let on_volumes = spec.fill_disk.is_some() || spec.corrupt_file.is_some() || spec.delete_files.is_some();
+    spec.freeze.is_some() || spec.crash.is_some() || spec.signal.is_some() || on_volumes
 }
 
 /// Reads the state before and returns what the fault will do and how to undo it. Changes nothing.
@@ -185,6 +181,10 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
         scale::prepare(cx, scale, targets).await
     } else if let Some(cut) = &spec.cut_backup_job {
         cut_backup_job::prepare(cx, cut, targets).await
+    } else if let Some(signal) = &spec.signal {
+        signal::prepare(cx, signal, targets, &containers()).await
+    } else if spec.fill_disk.is_some() || spec.corrupt_file.is_some() || spec.delete_files.is_some() {
+        volumes::prepare(cx, spec, targets, &containers()).await
     } else {
         Err(FaultError::NotBuilt)
     }
@@ -197,6 +197,8 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
 pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), FaultError> {
     match undo {
         Undo::Processes { pods, .. } => processes::arm(cx, pods).await,
+        Undo::Signal { to, signal, id } => signal::arm(cx, to, signal, id).await,
+        Undo::Volumes { at, name } => volumes::arm(cx, at, name).await,
         Undo::CronJob { change: CronJobChange::JobKilled { .. }, .. } => cut_backup_job::arm(cx, spec, undo).await,
         Undo::Deleted { .. } | Undo::Scale { .. } | Undo::CronJob { .. } => Ok(()),
     }
@@ -215,6 +217,14 @@ pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stam
             cx.leave.to("signal processes")?;
             processes::inject(cx, pods, *how).await
         }
+        Undo::Signal { to, signal, id } => {
+            cx.leave.to("send a signal")?;
+            signal::inject(cx, to, signal, id).await
+        }
+        Undo::Volumes { at, name } => {
+            cx.leave.to("change volumes")?;
+            volumes::inject(cx, at, name).await
+        }
     }
 }
 
@@ -228,6 +238,8 @@ pub async fn effective(cx: &FaultCx, _spec: &FaultSpec, undo: &Undo, limit: Dura
         Undo::Scale { .. } => scale::effective(cx, undo, limit).await,
         Undo::CronJob { .. } => cut_backup_job::effective(cx, undo, limit).await,
         Undo::Processes { pods, how } => processes::effective(cx, pods, *how, limit).await,
+        Undo::Signal { to, signal, id } => signal::effective(cx, to, signal, id, limit).await,
+        Undo::Volumes { at, name } => volumes::effective(cx, at, name, limit).await,
     }
 }
 
@@ -241,6 +253,8 @@ pub async fn holds(cx: &FaultCx, _spec: &FaultSpec, undo: &Undo) -> Result<Optio
         Undo::Scale { .. } => scale::holds(cx, undo).await,
         Undo::CronJob { .. } => cut_backup_job::holds(cx, undo).await,
         Undo::Processes { pods, how } => processes::holds(cx, pods, *how).await,
+        Undo::Signal { to, signal, id } => signal::holds(cx, to, signal, id).await,
+        Undo::Volumes { at, name } => volumes::holds(cx, at, name).await,
     }
 }
 
@@ -255,6 +269,8 @@ pub async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String),
         Undo::Scale { .. } => scale::revert(cx, undo).await,
         Undo::CronJob { .. } => cut_backup_job::revert(cx, undo).await,
         Undo::Processes { pods, how } => processes::revert(cx, pods, *how).await,
+        Undo::Signal { to, signal, id } => signal::revert(cx, to, signal, id).await,
+        Undo::Volumes { at, name } => volumes::revert(cx, at, name).await,
     }
 }
 
@@ -268,5 +284,7 @@ pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, 
         Undo::Scale { .. } => scale::gone(cx, undo, limit).await,
         Undo::CronJob { .. } => cut_backup_job::gone(cx, undo, limit).await,
         Undo::Processes { pods, how } => processes::gone(cx, pods, *how, limit).await,
+        Undo::Signal { to, signal, id } => signal::gone(cx, to, signal, id, limit).await,
+        Undo::Volumes { at, name } => volumes::gone(cx, at, name, limit).await,
     }
 }

@@ -10,7 +10,10 @@ use super::{
     container::Phase,
 };
 use crate::{
-    agent::processes::{Ident, NodePod, Process, State, Table},
+    agent::{
+        processes::{Ident, NodePod, Process, State, Table},
+        volume::{Volume, VolumeAt},
+    },
     clock::Clock,
 };
 
@@ -152,5 +155,26 @@ impl Table for NodeTable {
             cluster.poke([(Who::Kubelet, found.key)]);
         }
         Ok(hit)
+    }
+
+    fn command(&self, ident: Ident) -> Option<String> {
+        self.seen().into_iter().find(|p| p.ident == ident).map(|p| p.comm)
+    }
+
+    fn volume(&self, at: &VolumeAt, lost: bool) -> Result<Box<dyn Volume + Send>, String> {
+        let Some(cluster) = self.cluster.upgrade() else { return Err("the sandbox is ending".to_owned()) };
+        let (pod, hosting) = {
+            let inner = cluster.lock();
+            (inner.nodes.pod_on(&self.node, &at.pod.uid), inner.nodes.hosting.clone())
+        };
+        let hosting = hosting.ok_or("the sandbox is ending")?;
+        if !self.privileged && at.pod.uid != self.own_uid {
+            return Err(format!("failed to open {} of {}: Operation not permitted", at.mount, at.pod.name));
+        }
+        let runs = self.seen().iter().any(|p| p.uid == at.pod.uid && p.container == at.container);
+        if !runs && !lost {
+            return Err(format!("no process of container {} of {} is on this node", at.container, at.pod.name));
+        }
+        Ok(Box::new(super::volumes::open(&hosting, pod.as_ref(), at)?))
     }
 }
