@@ -414,7 +414,7 @@ fn crash_keeps_its_contract() {
 
 #[test]
 fn what_else_helpers_do_keeps_its_contract() {
-    on_a_large_stack(&["signal", "fillDisk", "corruptFile", "deleteFiles"]);
+    on_a_large_stack(&["signal", "fillDisk", "corruptFile", "deleteFiles", "partition"]);
 }
 
 /// All these cases in one function are too much for the two mebibytes of a test's stack.
@@ -483,6 +483,7 @@ async fn keeps_its_contract(faults: &[&str]) {
     by_helper!("fillDisk", {"target": "t", "path": "/data/d", "leave": "0"});
     by_helper!("corruptFile", {"target": "t", "path": "/data/d/a"});
     by_helper!("deleteFiles", {"target": "t", "path": "/data/d/*"});
+    by_helper!("partition", {"target": "t"});
     let namespaces = w.cluster.cluster_api::<Namespace>();
     let _ = namespaces.delete(&own.namespace, &DeleteParams::default()).await;
     w.end().await;

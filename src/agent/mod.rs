@@ -13,6 +13,7 @@
 pub mod link;
 pub mod node;
 pub mod observe;
+pub mod partition;
 pub mod pods;
 pub mod processes;
 pub mod protocol;

@@ -1,5 +1,5 @@
 //! What a node helper does: freeze, crash and hold down the processes of pods on its node, prove it, and undo it. Single signals
-//! ([`super::signals`]) and volumes ([`super::volume`]) have files of their own.
+//! ([`super::signals`]), volumes ([`super::volume`]) and traffic ([`super::partition`]) have files of their own.
 //!
 //! It needs nothing but `/proc` and signals: no API server, no runtime, no network. It never touches its own pod, and
 //! whatever it did it undoes when it ends, for whatever reason it ends.
@@ -23,6 +23,7 @@ use serde_json::Value;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
+    partition::{PartitionAt, Partitions, PartitionsReport},
     processes::{Ident, NodePod, Proc, Process, State},
     server::Order,
     signals::{SignalTo, Signals, SignalsReport},
@@ -72,6 +73,13 @@ pub enum NodeReq {
         /// To these.
         to: Vec<SignalTo>,
     },
+    /// Pods' traffic.
+    Partitions {
+        /// What of it.
+        step: Step,
+        /// Of these.
+        at: Vec<PartitionAt>,
+    },
     /// Volumes of pods.
     Volumes {
         /// What of it.
@@ -87,6 +95,7 @@ impl NodeReq {
         match self {
             Self::Look { pods } | Self::Inject { pods, .. } | Self::Check { pods, .. } | Self::Revert { pods, .. } => pods.iter().collect(),
             Self::Signals { to, .. } => to.iter().map(|to| &to.pod).collect(),
+            Self::Partitions { at, .. } => at.iter().map(|at| &at.pod).collect(),
             Self::Volumes { at, .. } => at.iter().map(|at| &at.pod).collect(),
         }
     }
@@ -145,6 +154,7 @@ pub struct Node {
     acts: BTreeMap<String, Act>,
     signals: Signals,
     volumes: Volumes,
+    partitions: Partitions,
     /// Numbers seen by the held crash, and since when, so that only new ones are looked at closely.
     seen: BTreeMap<i32, Instant>,
     swept: Option<Instant>,
@@ -153,8 +163,8 @@ pub struct Node {
 impl Node {
     /// A helper in the pod with this uid, which it will never touch.
     pub fn new(proc: Proc, own_uid: String) -> Self {
-        let (signals, volumes) = (Signals::default(), Volumes::default());
-        Self { proc, own_uid, acts: BTreeMap::new(), signals, volumes, seen: BTreeMap::new(), swept: None }
+        let (signals, volumes, partitions) = (Signals::default(), Volumes::default(), Partitions::default());
+        Self { proc, own_uid, acts: BTreeMap::new(), signals, volumes, partitions, seen: BTreeMap::new(), swept: None }
     }
 
     /// Serves until told to end; then undoes everything and says what.
@@ -203,6 +213,10 @@ impl Node {
             NodeReq::Signals { step, to } => {
                 let signals = self.signals.answer(&self.proc, step, to).await?;
                 return json(&SignalsReport { signals });
+            }
+            NodeReq::Partitions { step, at } => {
+                let partitions = self.partitions.answer(&self.proc, step, &at)?;
+                return json(&PartitionsReport { partitions });
             }
             NodeReq::Volumes { step, at } => {
                 let volumes = self.volumes.answer(&self.proc, step, at).await?;
@@ -481,6 +495,7 @@ impl Node {
             }
         }
         self.signals.undo_all(&self.proc, &mut said, &mut failed).await;
+        self.partitions.undo_all(&mut said, &mut failed);
         self.volumes.undo_all(&self.proc, &mut said, &mut failed);
         if failed.is_empty() { Ok(said.join("; ")) } else { Err(failed.join("; ")) }
     }

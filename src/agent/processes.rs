@@ -22,7 +22,10 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::volume::{Volume, VolumeAt};
+use super::{
+    partition::{Cutting, PartitionAt},
+    volume::{Volume, VolumeAt},
+};
 
 /// A pod whose processes are meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +93,16 @@ pub trait Table: Send + Sync + std::fmt::Debug {
     fn signal(&self, ident: Ident, signal: Signal) -> Result<bool, String>;
     /// A process's command line, its words parted by blanks. None: it is gone.
     fn command(&self, ident: Ident) -> Option<String>;
+    /// Cuts a pod's traffic.
+    ///
+    /// # Errors
+    /// It cannot be had here.
+    fn cut(&self, at: &PartitionAt) -> Result<Box<dyn Cutting>, String>;
+    /// Whether something of this name cuts a pod's traffic.
+    ///
+    /// # Errors
+    /// The pod is not there, or cannot be cut off.
+    fn is_cut(&self, at: &PartitionAt) -> Result<bool, String>;
     /// Opens a volume of a pod. `lost`: also when the pod is gone.
     ///
     /// # Errors

@@ -125,9 +125,10 @@ impl Signals {
         for (to, ident) in chosen {
             seen.push(match step {
                 Step::Look => {
-                    let command = proc.command(ident).ok_or_else(|| format!("process {} of {} is gone", ident.pid, to.pod.name))?;
-                    let stopped = proc.state(ident) == State::Stopped;
-                    let detail = format!("process {} of {}: {command}", ident.pid, to.pod.name);
+                    let found = proc.of_pod(&to.pod, [ident.pid]).into_iter().find(|p| p.ident == ident);
+                    let found = found.ok_or_else(|| format!("process {} of {} is gone", ident.pid, to.pod.name))?;
+                    let stopped = found.state == State::Stopped;
+                    let detail = format!("process {} ({}) of {}", ident.pid, found.comm, to.pod.name);
                     SignalSeen { ident: Some(ident), stopped, detail, ..SignalSeen::default() }
                 }
                 Step::Inject => {
@@ -239,7 +240,8 @@ fn ready(proc: &Proc, to: &SignalTo, ident: Ident) -> Result<(), String> {
     Ok(())
 }
 
-/// The one process that is meant.
+/// The one process that is meant: the narrowest reading of the name that fits any counts. What is said of others is their number and
+/// their command's name alone: a command line may hold a password.
 fn choose(proc: &Proc, to: &SignalTo) -> Result<Process, String> {
     let wanted = to.process.trim();
     if wanted.is_empty() {
@@ -248,25 +250,25 @@ fn choose(proc: &Proc, to: &SignalTo) -> Result<Process, String> {
     let all = proc.of_pod(&to.pod, proc.pids());
     // The kernel keeps 15 bytes of a name.
     let short: String = wanted.chars().take(15).collect();
-    let mut found: Vec<Process> = all.iter().filter(|p| p.comm == wanted || p.comm == short && wanted.len() > 15).cloned().collect();
-    if found.is_empty() {
-        found = all.iter().filter(|p| proc.command(p.ident).is_some_and(|c| c.contains(wanted))).cloned().collect();
-    }
-    let says = |p: &Process| format!("{} ({})", proc.command(p.ident).unwrap_or_else(|| p.comm.clone()), p.ident.pid);
-    match found.as_slice() {
-        [one] => Ok(one.clone()),
-        [] => {
-            let there = all.iter().take(5).map(says).collect::<Vec<_>>().join("; ");
+    let line = |p: &Process| proc.command(p.ident).unwrap_or_default();
+    let readings: [&dyn Fn(&Process) -> bool; 4] =
+        [&|p| p.comm == wanted || p.comm == short && wanted.len() > 15, &|p| line(p) == wanted, &|p| line(p).starts_with(wanted), &|p| {
+            line(p).contains(wanted)
+        }];
+    let found = readings.iter().map(|fits| all.iter().filter(|p| fits(p)).collect::<Vec<_>>()).find(|found| !found.is_empty());
+    let says = |some: &[&Process]| some.iter().take(5).map(|p| format!("{} ({})", p.comm, p.ident.pid)).collect::<Vec<_>>().join(", ");
+    match found.as_deref() {
+        Some([one]) => Ok((*one).clone()),
+        None => {
+            let there = says(&all.iter().collect::<Vec<_>>());
             Err(format!("no process of {} is called `{wanted}`; there are: {there}", to.pod.name))
         }
-        many => {
-            let there = many.iter().take(5).map(says).collect::<Vec<_>>().join("; ");
-            Err(format!(
-                "{} processes of {} fit `{wanted}`, and one is meant: name more of its command line ({there})",
-                many.len(),
-                to.pod.name
-            ))
-        }
+        Some(many) => Err(format!(
+            "{} processes of {} fit `{wanted}`, and one is meant: name more of its command line ({})",
+            many.len(),
+            to.pod.name,
+            says(many)
+        )),
     }
 }
 

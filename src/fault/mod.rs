@@ -9,6 +9,7 @@ mod change;
 mod cut_backup_job;
 mod helpers;
 mod owner;
+mod partition;
 mod pod_kill;
 mod processes;
 mod scale;
@@ -161,7 +162,7 @@ pub fn target_of(spec: &FaultSpec) -> Option<&str> {
 /// Whether a fault needs a node helper, which takes seconds to place.
 pub fn needs_helper(spec: &FaultSpec) -> bool {
     let on_volumes = spec.fill_disk.is_some() || spec.corrupt_file.is_some() || spec.delete_files.is_some();
-    spec.freeze.is_some() || spec.crash.is_some() || spec.signal.is_some() || on_volumes
+    spec.freeze.is_some() || spec.crash.is_some() || spec.signal.is_some() || spec.partition.is_some() || on_volumes
 }
 
 /// Reads the state before and returns what the fault will do and how to undo it. Changes nothing.
@@ -183,6 +184,8 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
         cut_backup_job::prepare(cx, cut, targets).await
     } else if let Some(signal) = &spec.signal {
         signal::prepare(cx, signal, targets, &containers()).await
+    } else if let Some(partition) = &spec.partition {
+        partition::prepare(cx, partition, targets).await
     } else if spec.fill_disk.is_some() || spec.corrupt_file.is_some() || spec.delete_files.is_some() {
         volumes::prepare(cx, spec, targets, &containers()).await
     } else {
@@ -198,6 +201,7 @@ pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), Faul
     match undo {
         Undo::Processes { pods, .. } => processes::arm(cx, pods).await,
         Undo::Signal { to, signal, id } => signal::arm(cx, to, signal, id).await,
+        Undo::Partition { pods, name, cuts } => partition::arm(cx, pods, name, cuts).await,
         Undo::Volumes { at, name } => volumes::arm(cx, at, name).await,
         Undo::CronJob { change: CronJobChange::JobKilled { .. }, .. } => cut_backup_job::arm(cx, spec, undo).await,
         Undo::Deleted { .. } | Undo::Scale { .. } | Undo::CronJob { .. } => Ok(()),
@@ -221,6 +225,10 @@ pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stam
             cx.leave.to("send a signal")?;
             signal::inject(cx, to, signal, id).await
         }
+        Undo::Partition { pods, name, cuts } => {
+            cx.leave.to("cut traffic")?;
+            partition::inject(cx, pods, name, cuts).await
+        }
         Undo::Volumes { at, name } => {
             cx.leave.to("change volumes")?;
             volumes::inject(cx, at, name).await
@@ -239,6 +247,7 @@ pub async fn effective(cx: &FaultCx, _spec: &FaultSpec, undo: &Undo, limit: Dura
         Undo::CronJob { .. } => cut_backup_job::effective(cx, undo, limit).await,
         Undo::Processes { pods, how } => processes::effective(cx, pods, *how, limit).await,
         Undo::Signal { to, signal, id } => signal::effective(cx, to, signal, id, limit).await,
+        Undo::Partition { pods, name, cuts } => partition::effective(cx, pods, name, cuts, limit).await,
         Undo::Volumes { at, name } => volumes::effective(cx, at, name, limit).await,
     }
 }
@@ -254,6 +263,7 @@ pub async fn holds(cx: &FaultCx, _spec: &FaultSpec, undo: &Undo) -> Result<Optio
         Undo::CronJob { .. } => cut_backup_job::holds(cx, undo).await,
         Undo::Processes { pods, how } => processes::holds(cx, pods, *how).await,
         Undo::Signal { to, signal, id } => signal::holds(cx, to, signal, id).await,
+        Undo::Partition { pods, name, cuts } => partition::holds(cx, pods, name, cuts).await,
         Undo::Volumes { at, name } => volumes::holds(cx, at, name).await,
     }
 }
@@ -270,6 +280,7 @@ pub async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String),
         Undo::CronJob { .. } => cut_backup_job::revert(cx, undo).await,
         Undo::Processes { pods, how } => processes::revert(cx, pods, *how).await,
         Undo::Signal { to, signal, id } => signal::revert(cx, to, signal, id).await,
+        Undo::Partition { pods, name, cuts } => partition::revert(cx, pods, name, cuts).await,
         Undo::Volumes { at, name } => volumes::revert(cx, at, name).await,
     }
 }
@@ -285,6 +296,7 @@ pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, 
         Undo::CronJob { .. } => cut_backup_job::gone(cx, undo, limit).await,
         Undo::Processes { pods, how } => processes::gone(cx, pods, *how, limit).await,
         Undo::Signal { to, signal, id } => signal::gone(cx, to, signal, id, limit).await,
+        Undo::Partition { pods, name, cuts } => partition::gone(cx, pods, name, cuts, limit).await,
         Undo::Volumes { at, name } => volumes::gone(cx, at, name, limit).await,
     }
 }

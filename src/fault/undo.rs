@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::processes::Ident,
-    scenario::types::{Dur, Percent, Quantity},
+    scenario::types::{Direction, Dur, Percent, Quantity},
 };
 
 /// How to undo a fault. Written to the journal and to the in-cluster record before anything changes.
@@ -62,6 +62,15 @@ pub enum Undo {
         signal: String,
         /// Tells it from another signal of the same kind.
         id: String,
+    },
+    /// The traffic of pods is cut. The rules go with the helper that made them.
+    Partition {
+        /// The pods.
+        pods: Vec<PodOnNode>,
+        /// What the rules are called.
+        name: String,
+        /// What is cut.
+        cuts: Vec<Cut>,
     },
     /// Something of ours lies on volumes: a file that fills one, or what was set aside. It is undone through whatever pod has the
     /// volume mounted then.
@@ -279,4 +288,16 @@ pub struct DamagedRange {
     pub before: String,
     /// SHA-256 of what we write there.
     pub after: String,
+}
+
+/// A part of a pod's traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cut {
+    /// One way only.
+    pub direction: Option<Direction>,
+    /// To and from this network only, as `10.0.0.0/8`.
+    pub network: Option<String>,
+    /// To these ports only, by TCP and UDP: others' on the way out, the pod's own on the way in.
+    pub ports: Vec<u16>,
 }

@@ -132,7 +132,7 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
         return t(&f.target, Breaks::Volumes, ON_VOLUMES, true, true);
     }
     if let Some(f) = partition {
-        return t(&f.target, Breaks::Pods, POD, true, false);
+        return t(&f.target, Breaks::Pods, POD, true, true);
     }
     if let Some(f) = custom {
         return t(&f.target, Breaks::Pods, POD, false, false);
@@ -371,7 +371,8 @@ mod tests {
             let view = fault(&spec).unwrap_or_else(|| panic!("{kind} has no line"));
             assert_eq!(view.kind, *kind);
             assert_eq!(view.target.is_none(), matches!(*kind, "sql" | "manifest"), "{kind}");
-            let built = ["podKill", "crash", "freeze", "scale", "cutBackupJob", "signal", "fillDisk", "corruptFile", "deleteFiles"];
+            let built =
+                ["podKill", "crash", "freeze", "scale", "cutBackupJob", "signal", "fillDisk", "corruptFile", "deleteFiles", "partition"];
             assert_eq!(view.built, built.contains(kind), "{kind}");
         }
     }

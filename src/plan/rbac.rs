@@ -245,6 +245,11 @@ fn of_fault(plan: &Plan, fault: &FaultSpec, why: &str, rules: &mut Rules) {
             owner_rules(namespace, &object.owner, why, rules);
         }
         volume_rules(namespace, &object.owner, view, why, rules);
+        for peer in fault.partition.iter().flat_map(|p| &p.peers).filter_map(|peer| plan.targets.get(peer)) {
+            if let (Some(_), Some(namespace)) = (&peer.spec.service, &peer.spec.namespace) {
+                rules.all(namespace, "discovery.k8s.io", "endpointslices", &["list"], why);
+            }
+        }
         if fault.pod_kill.is_some() {
             // Names of pods change with every restart, so that a list of them would be out of date at once.
             rules.all(namespace, "", "pods", &["delete"], why);

@@ -467,7 +467,7 @@ impl Model for Hosted {
         let (uid, now) = (text(turn.pod, "/metadata/uid"), turn.now_us.to_string());
         let seed = look::mix(&[&self.hosting.seed.to_string(), uid, turn.container, &now]);
         let (node, ip) = self.at.clone();
-        let place = Place::pod(text(turn.pod, "/metadata/namespace"), &node);
+        let place = Place::pod(text(turn.pod, "/metadata/namespace"), &node, &ip);
         let env = Env(Arc::new(Own {
             dialer: self.hosting.net.dialer(place),
             hosting: Arc::clone(&self.hosting),

@@ -7,8 +7,8 @@ use crate::{fault::DamagedRange, journal::RevertResult};
 
 /// The size of a block of most databases: where a range begins.
 const BLOCK: u64 = 8 << 10;
-/// The most that is damaged.
-const MOST: u64 = 16 << 20;
+/// The most that is damaged: it is held in memory a few times over.
+const MOST: u64 = 4 << 20;
 
 fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))

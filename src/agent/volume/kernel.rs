@@ -20,7 +20,7 @@ use rustix::{
 
 use super::{Entry, Kind, Space, Volume, VolumeAt, parts};
 use crate::{
-    agent::processes::{Kernel, Proc},
+    agent::processes::{Kernel, Proc, State},
     fault::VolumeId,
 };
 
@@ -90,7 +90,8 @@ impl Kernel {
     }
 
     fn volume(&self, at: &VolumeAt, lost: bool) -> Result<Opened, String> {
-        let found = self.of_pod(&at.pod, self.pids());
+        let mut found = self.of_pod(&at.pod, self.pids());
+        found.retain(|process| process.state != State::Dead);
         let mut why = format!("no process of container {} of {} is on this node", at.container, at.pod.name);
         for process in found.iter().filter(|process| process.container == at.container) {
             match self.open(process.ident.pid, &at.mount) {
