@@ -135,11 +135,11 @@ impl World {
     }
 
     /// A port of the peer's at which somebody listens, and whether the pod reaches it.
-    fn out(&self, address: &str) -> bool {
+    fn leaves(&self, address: &str) -> bool {
         reaches(self.pod.id(), self.peer.id(), address, 0)
     }
 
-    fn into(&self, port: u16) -> bool {
+    fn enters(&self, port: u16) -> bool {
         reaches(self.peer.id(), self.pod.id(), POD, port)
     }
 }
@@ -167,7 +167,7 @@ async fn all_traffic_is_cut_and_comes_back() {
         return;
     }
     let w = World::new();
-    assert!(w.out(PEER) && w.into(0));
+    assert!(w.leaves(PEER) && w.enters(0));
     // A connection that is open.
     let peer = w.peer.id();
     let listener = within(peer, || TcpListener::bind(format!("{PEER}:0")).unwrap());
@@ -180,11 +180,11 @@ async fn all_traffic_is_cut_and_comes_back() {
 
     let at = w.at(vec![cut(None, &[], None)]);
     w.ask(Step::Look, &at).await.unwrap();
-    assert!(w.out(PEER), "a look changes nothing");
+    assert!(w.leaves(PEER), "a look changes nothing");
     assert!(!w.ask(Step::Revert, &at).await.unwrap().lifted, "without an inject there is nothing to undo");
     let seen = w.ask(Step::Inject, &at).await.unwrap();
     assert!(seen.effective && seen.left && seen.broken.is_none(), "{seen:?}");
-    assert!(!w.out(PEER) && !w.into(0));
+    assert!(!w.leaves(PEER) && !w.enters(0));
     near.write_all(b"b").unwrap();
     let error = far.read_exact(&mut [0]).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
@@ -195,7 +195,7 @@ async fn all_traffic_is_cut_and_comes_back() {
     let check = w.ask(Step::Check, &at).await.unwrap();
     assert!(check.effective && !check.detail.contains(" 0 packets"), "{check:?}");
     assert!(w.ask(Step::Revert, &at).await.unwrap().lifted);
-    assert!(w.out(PEER) && w.into(0));
+    assert!(w.leaves(PEER) && w.enters(0));
     far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     far.read_exact(&mut [0]).unwrap();
     assert!(!w.ask(Step::Revert, &at).await.unwrap().lifted);
@@ -212,24 +212,24 @@ async fn only_what_is_named_is_cut() {
     // One address of the peer's.
     let at = w.at(vec![cut(Some(&format!("{PEER}/32")), &[], None)]);
     w.ask(Step::Inject, &at).await.unwrap();
-    assert!(!w.out(PEER) && w.out(OTHER));
+    assert!(!w.leaves(PEER) && w.leaves(OTHER));
     w.ask(Step::Revert, &at).await.unwrap();
     // A network of any length.
     for (network, there, other) in [("10.77.8.0/23", true, false), ("10.77.0.0/16", false, false), ("10.77.0.0/25", false, true)] {
         let at = w.at(vec![cut(Some(network), &[], None)]);
         w.ask(Step::Inject, &at).await.unwrap();
-        assert_eq!((w.out(PEER), w.out(OTHER)), (there, other), "{network}");
+        assert_eq!((w.leaves(PEER), w.leaves(OTHER)), (there, other), "{network}");
         w.ask(Step::Revert, &at).await.unwrap();
     }
     // A port of the pod's own, on the way in; nothing on the way out.
     let at = w.at(vec![cut(None, &[8080], Some(Direction::Ingress))]);
     w.ask(Step::Inject, &at).await.unwrap();
-    assert!(!w.into(8080) && w.into(8081));
+    assert!(!w.enters(8080) && w.enters(8081));
     assert!(reaches(w.pod.id(), w.peer.id(), PEER, 8080));
     w.ask(Step::Revert, &at).await.unwrap();
     let at = w.at(vec![cut(None, &[8080], Some(Direction::Egress))]);
     w.ask(Step::Inject, &at).await.unwrap();
-    assert!(w.into(8080) && !reaches(w.pod.id(), w.peer.id(), PEER, 8080) && reaches(w.pod.id(), w.peer.id(), PEER, 8081));
+    assert!(w.enters(8080) && !reaches(w.pod.id(), w.peer.id(), PEER, 8080) && reaches(w.pod.id(), w.peer.id(), PEER, 8081));
     w.ask(Step::Revert, &at).await.unwrap();
     // IPv6.
     for (pid, address) in [(w.pod.id(), "fd77::1"), (w.peer.id(), "fd77::2")] {
@@ -244,7 +244,7 @@ async fn only_what_is_named_is_cut() {
     assert!(v6(&w));
     let at = w.at(vec![cut(Some("fd77::2/127"), &[], None)]);
     w.ask(Step::Inject, &at).await.unwrap();
-    assert!(!v6(&w) && w.out(PEER));
+    assert!(!v6(&w) && w.leaves(PEER));
     w.ask(Step::Revert, &at).await.unwrap();
     assert!(v6(&w));
 }
@@ -257,21 +257,21 @@ async fn the_end_of_the_helper_is_the_end_of_the_cut_however_it_comes() {
     let mut w = World::new();
     let at = w.at(vec![cut(None, &[], None)]);
     w.ask(Step::Inject, &at).await.unwrap();
-    assert!(!w.out(PEER));
+    assert!(!w.leaves(PEER));
     // Killed outright: nothing of it runs any more, and its sockets are closed by the kernel.
     w.ended.abort();
     let _ = (&mut w.ended).await;
-    assert!(w.out(PEER));
+    assert!(w.leaves(PEER));
     (w.orders, w.ended) = helper(w.dir.path());
     let check = w.ask(Step::Check, &at).await.unwrap();
     assert!(!check.left && !check.effective, "{check:?}");
     assert!(!w.ask(Step::Revert, &at).await.unwrap().lifted);
     // Told to end, as at the end of its time to live.
     w.ask(Step::Inject, &at).await.unwrap();
-    assert!(!w.out(PEER));
+    assert!(!w.leaves(PEER));
     w.orders.send(Order::End { why: "test".to_owned() }).await.unwrap();
     assert_eq!((&mut w.ended).await.unwrap().unwrap(), "gave shop/web-0 its traffic back");
-    assert!(w.out(PEER));
+    assert!(w.leaves(PEER));
 }
 
 #[tokio::test]
@@ -297,5 +297,5 @@ async fn a_node_is_never_cut_off_and_a_cut_of_another_helper_is_seen() {
     orders.send(Order::Call { body, reply }).await.unwrap();
     let error = answer.await.unwrap().unwrap_err();
     assert!(error.contains("by another helper"), "{error}");
-    assert!(w.ask(Step::Revert, &at).await.unwrap().lifted && w.out(PEER));
+    assert!(w.ask(Step::Revert, &at).await.unwrap().lifted && w.leaves(PEER));
 }

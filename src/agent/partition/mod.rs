@@ -8,7 +8,7 @@ mod nft;
 
 pub(crate) use nft::network;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use serde::{Deserialize, Serialize};
 
@@ -108,8 +108,8 @@ impl Partitions {
                 Step::Look => Ok(PartitionSeen { detail: format!("{} can be cut off", at.pod.name), ..PartitionSeen::default() }),
                 Step::Inject => {
                     // Twice is as good as once.
-                    if !self.0.contains_key(&key(at)) {
-                        self.0.insert(key(at), (at.clone(), proc.cut(at)?));
+                    if let Entry::Vacant(free) = self.0.entry(key(at)) {
+                        free.insert((at.clone(), proc.cut(at)?));
                     }
                     Ok(self.check(proc, at))
                 }

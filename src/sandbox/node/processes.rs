@@ -187,7 +187,8 @@ impl Table for NodeTable {
     fn cut(&self, at: &PartitionAt) -> Result<Box<dyn Cutting>, String> {
         let (ip, net) = self.address(at)?;
         net.set_cuts(ip, &at.name, Some(at.cuts.clone()));
-        Ok(Box::new(CutOff { net, ip, name: at.name.clone(), count: at.cuts.len() }))
+        let (cluster, uid) = (self.cluster.clone(), at.pod.uid.clone());
+        Ok(Box::new(CutOff { cluster, uid, net, ip, name: at.name.clone(), count: at.cuts.len() }))
     }
 
     fn is_cut(&self, at: &PartitionAt) -> Result<bool, String> {
@@ -213,6 +214,8 @@ impl NodeTable {
 
 /// A cut that is in force until it is dropped, as rules end with the socket they belong to.
 struct CutOff {
+    cluster: Weak<Cluster>,
+    uid: String,
     net: Arc<Net>,
     ip: IpAddr,
     name: String,
@@ -227,6 +230,10 @@ impl fmt::Debug for CutOff {
 
 impl Cutting for CutOff {
     fn look(&self) -> Result<String, String> {
+        let runs = |cluster: Arc<Cluster>| cluster.lock().nodes.runs.keys().any(|(_, uid)| *uid == self.uid);
+        if !self.cluster.upgrade().is_some_and(runs) {
+            return Err("the pod is gone, and its traffic with it".to_owned());
+        }
         if self.net.has_cuts(self.ip, &self.name) {
             Ok(format!("{} cuts of its traffic", self.count))
         } else {
