@@ -3,7 +3,7 @@
 #
 #   apiserver   plan, full disk, watchdog, the contract of each API fault, the runner killed at every record, signals, Leases, a stalled API server,
 #               verdicts, and the cases that the sandbox's API server is held to; on a cluster of etcd, API server and controller-manager
-#   nodes       crash and freeze, and runbooks in pods; on a cluster of three nodes
+#   nodes       what node helpers do to processes, volumes and traffic, and runbooks in pods; on a cluster of three nodes
 # Without an argument, both. Brings up clusters of its own and ends them. Needs root and what the testbed needs.
 # FIREDRILL_TEST_FULL=1: at every record what is otherwise done at a sample. Each suite's sum is cargo's line `test result: …`.
 set -uo pipefail

@@ -15,6 +15,8 @@ use firedrill::{
         node::{Node, NodeReport, NodeReq},
         processes::{NodePod, Proc},
         server::Order,
+        signals::{SignalSeen, SignalTo, SignalsReport},
+        volume::Step,
     },
     fault::ProcessFault,
 };
@@ -54,12 +56,17 @@ impl World {
 
     /// A process in a container of the pod. `named` says whether its mounts name the container.
     fn process(&mut self, uid: &str, container: &str, name: Option<&str>) -> u32 {
-        let child = Command::new("sleep").arg("600").stdout(Stdio::null()).spawn().unwrap();
+        self.command(uid, container, name, Command::new("sleep").arg("600"), "sleep")
+    }
+
+    /// The same with a command of its own, which goes by this name when it is ready.
+    fn command(&mut self, uid: &str, container: &str, name: Option<&str>, command: &mut Command, comm: &str) -> u32 {
+        let child = command.stdout(Stdio::null()).spawn().unwrap();
         let pid = child.id();
         self.children.push(child);
         let entry = self.dir.path().join(pid.to_string());
         fs::create_dir(&entry).unwrap();
-        for file in ["stat", "status", "task"] {
+        for file in ["stat", "status", "task", "cmdline"] {
             symlink(Path::new("/proc").join(pid.to_string()).join(file), entry.join(file)).unwrap();
         }
         let mounts =
@@ -67,7 +74,7 @@ impl World {
         fs::write(entry.join("mountinfo"), mounts.unwrap_or_default()).unwrap();
         // It is a process like any other only once it has started to sleep.
         for _ in 0..500 {
-            if state(pid) == 'S' && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "sleep\n") {
+            if state(pid) == 'S' && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim_end() == comm) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -94,6 +101,21 @@ impl World {
         self.ask(NodeReq::Revert { how, pods: vec![pod.clone()] }).await.unwrap()
     }
 
+    async fn signal(&self, step: Step, to: &SignalTo) -> Result<SignalSeen, String> {
+        let (reply, answer) = oneshot::channel();
+        let body = serde_json::to_value(NodeReq::Signals { step, to: vec![to.clone()] }).unwrap();
+        self.orders.send(Order::Call { body, reply }).await.unwrap();
+        let report: SignalsReport = serde_json::from_value(answer.await.unwrap()?).unwrap();
+        Ok(report.signals.into_iter().next().unwrap())
+    }
+
+    /// A signal to the process that is meant by this, chosen by a look.
+    async fn chosen(&self, signal: &str, process: &str) -> SignalTo {
+        let to = signal_to(signal, process);
+        let seen = self.signal(Step::Look, &to).await.unwrap();
+        SignalTo { ident: seen.ident, ..to }
+    }
+
     async fn end(&mut self) -> Result<String, String> {
         self.orders.send(Order::End { why: "test".to_owned() }).await.unwrap();
         (&mut self.ended).await.unwrap()
@@ -107,6 +129,11 @@ fn pod(containers: &[&str], ids: &[(&str, &str)]) -> NodePod {
         containers: containers.iter().map(|c| (*c).to_owned()).collect(),
         ids: ids.iter().map(|(id, name)| ((*id).to_owned(), (*name).to_owned())).collect::<BTreeMap<_, _>>(),
     }
+}
+
+fn signal_to(signal: &str, process: &str) -> SignalTo {
+    let (signal, process, id) = (signal.to_owned(), process.to_owned(), "1".to_owned());
+    SignalTo { pod: pod(&[], &[]), process, ident: None, signal, id }
 }
 
 /// The kernel's letter for a process's state.
@@ -236,4 +263,83 @@ async fn without_a_process_nothing_is_done_to_any_pod() {
     assert!(error.contains("no process in the chosen containers on this node: nothing was done"), "{error}");
     until("it lives", || state(pid) == 'S').await;
     assert!(w.inject(ProcessFault::Freeze, &pod(&["nginx"], &[])).await.is_err());
+}
+
+#[tokio::test]
+async fn one_process_is_stopped_and_goes_on() {
+    let mut w = World::new();
+    let first = w.process(UID, MAIN, Some("postgres"));
+    let second = w.command(UID, MAIN, Some("postgres"), Command::new("sleep").arg("601"), "sleep");
+    // Two are called so, and one is meant.
+    let error = w.signal(Step::Look, &signal_to("SIGSTOP", "sleep")).await.unwrap_err();
+    assert!(error.contains("2 processes of shop/orders-0 fit `sleep`, and one is meant"), "{error}");
+    let error = w.signal(Step::Look, &signal_to("SIGSTOP", "nginx")).await.unwrap_err();
+    assert!(error.contains("no process of shop/orders-0 is called `nginx`") && error.contains("sleep ("), "{error}");
+    assert!(!error.contains("600"), "a command line may hold a password: {error}");
+    let to = w.chosen("SIGSTOP", "sleep 601").await;
+    assert_eq!(w.chosen("SIGSTOP", "p 601").await.ident, to.ident);
+    assert_eq!(to.ident.unwrap().pid, i32::try_from(second).unwrap());
+    // Without an inject there is nothing to undo.
+    assert!(!w.signal(Step::Revert, &to).await.unwrap().woken);
+    let seen = w.signal(Step::Inject, &to).await.unwrap();
+    assert!(seen.effective && seen.broken.is_none() && state(second) == 'T' && state(first) == 'S', "{seen:?}");
+    assert!(w.signal(Step::Inject, &to).await.unwrap().effective);
+    // Others undo it.
+    Command::new("kill").args(["-CONT", &second.to_string()]).status().unwrap();
+    until("it runs", || state(second) == 'S').await;
+    let broken = w.signal(Step::Check, &to).await.unwrap().broken.unwrap();
+    assert!(broken.contains("is no longer stopped: it runs"), "{broken}");
+    w.signal(Step::Inject, &to).await.unwrap();
+    assert_eq!(state(second), 'T');
+    assert!(w.signal(Step::Revert, &to).await.unwrap().woken);
+    until("it runs", || state(second) == 'S').await;
+    assert!(!w.signal(Step::Revert, &to).await.unwrap().woken);
+    // The helper's end wakes it, and so does a helper that knows only the undo.
+    w.signal(Step::Inject, &to).await.unwrap();
+    assert!(w.end().await.unwrap().contains("go on"));
+    until("it runs", || state(second) == 'S').await;
+    Command::new("kill").args(["-STOP", &second.to_string()]).status().unwrap();
+    until("it stops", || state(second) == 'T').await;
+    let (orders, rx) = mpsc::channel(8);
+    w.orders = orders;
+    w.ended = tokio::spawn(Node::new(Proc::at(w.dir.path().to_owned()), "own".to_owned()).run(rx));
+    assert!(w.signal(Step::Check, &to).await.unwrap().effective);
+    assert!(w.signal(Step::Revert, &to).await.unwrap().woken);
+}
+
+#[tokio::test]
+async fn a_signal_that_would_be_lost_is_refused_and_one_that_arrives_is_sent_once() {
+    let mut w = World::new();
+    let hits = w.dir.path().join("hits");
+    let handler = format!("trap 'echo x >> {}' USR1; trap '' HUP; while :; do sleep 0.05; done", hits.display());
+    let pid = w.command(UID, MAIN, Some("postgres"), Command::new("bash").args(["-c", &handler]), "bash");
+    until("its handlers are there", || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:")).unwrap().trim().to_owned();
+        u64::from_str_radix(&mask, 16).unwrap() & 1 == 1
+    })
+    .await;
+    let ignored = w.chosen("SIGHUP", "bash").await;
+    let error = w.signal(Step::Inject, &ignored).await.unwrap_err();
+    assert!(error.contains("ignores SIGHUP"), "{error}");
+    let caught = w.chosen("SIGUSR1", "bash").await;
+    assert!(w.signal(Step::Inject, &caught).await.unwrap().effective);
+    until("it was handled", || fs::read_to_string(&hits).is_ok_and(|t| t == "x\n")).await;
+    // The second inject of the same fault is not a second signal; another fault's is.
+    w.signal(Step::Inject, &caught).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(fs::read_to_string(&hits).unwrap(), "x\n");
+    w.signal(Step::Inject, &SignalTo { id: "2".to_owned(), ..caught.clone() }).await.unwrap();
+    until("it was handled again", || fs::read_to_string(&hits).is_ok_and(|t| t == "x\nx\n")).await;
+    // It has nothing to undo, and a killed process is no process to signal.
+    assert!(!w.signal(Step::Revert, &caught).await.unwrap().woken);
+    let kill = w.chosen("SIGKILL", "bash").await;
+    assert!(w.signal(Step::Inject, &kill).await.unwrap().effective && matches!(state(pid), 'Z' | '-'));
+    assert!(w.signal(Step::Inject, &kill).await.unwrap().effective, "twice is as good as once");
+    let late = SignalTo { id: "3".to_owned(), ..kill };
+    assert!(w.signal(Step::Inject, &late).await.unwrap_err().contains("nothing was done"));
+    // The helper's own pod is never touched.
+    let mut own = signal_to("SIGKILL", "bash");
+    own.pod.uid = "own".to_owned();
+    assert!(w.signal(Step::Look, &own).await.unwrap_err().contains("refused"));
 }

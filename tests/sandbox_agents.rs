@@ -15,7 +15,7 @@ use firedrill::{
     drill::{Drill, DrillOptions, Takeover},
     fault::{self, FaultCx, Helpers, Undo},
     gate::Gate,
-    journal::{Disk, MemoryDisk},
+    journal::{Disk, MemoryDisk, RevertResult},
     plan::{self, Inputs, Plan, ResolvedObject, ResolvedTarget},
     probe::{Observer, ProbeCx},
     sandbox::NodeState,
@@ -208,6 +208,95 @@ async fn a_helper_that_nobody_renews_lets_go_even_on_a_node_that_is_cut_off() {
         assert_eq!(restarts(&shop.world.get("a").await), 0);
         shop.world.stop().await;
     }
+}
+
+fn ran(case: &str) {
+    if let Some(path) = std::env::var_os("FIREDRILL_FAULT_TABLE").filter(|path| !path.is_empty()) {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        std::io::Write::write_all(&mut file, format!("partition\t{case}\tsandbox\tok\n").as_bytes()).unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_cut_off_is_alone_until_it_has_its_traffic_back() {
+    let shop = Shop::new().await;
+    let cx = shop.cx(Duration::from_secs(30));
+    let fault = json!({"partition": {"target": "t"}});
+    let (undo, proof) = shop.bite(&cx, &fault).await;
+    let spec: FaultSpec = serde_json::from_value(fault.clone()).unwrap();
+    assert_eq!(proof, "shop/a: 1 cuts of its traffic");
+    assert!(!shop.answers("a").await && shop.answers("b").await);
+    fault::inject(&cx, &spec, &undo).await.unwrap();
+    ran("inject twice");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!shop.answers("a").await, "it is renewed for as long as the runner lives");
+    // A container that is started again is in the same network.
+    shop.world.sandbox.signal("shop", "a", "main", firedrill::sandbox::Signal::Kill).unwrap();
+    shop.world.until("it runs again", 60, "a", |pod: &Pod| ready(pod) && restarts(pod) == 1).await;
+    assert!(!shop.answers("a").await);
+    assert_eq!(fault::holds(&cx, &spec, &undo).await.unwrap(), None);
+    assert_eq!(fault::revert(&cx, &undo).await.unwrap().0, RevertResult::Reverted);
+    ran("container restarted mid-fault");
+    fault::gone(&cx, &undo, LIMIT).await.unwrap();
+    shop.until_it_answers("a", Duration::from_secs(1)).await;
+    assert_eq!(fault::revert(&cx, &undo).await.unwrap().0, RevertResult::Nothing);
+    ran("revert twice");
+    // One peer only, and one way only: others still reach it.
+    for (fault, reached) in [
+        (json!({"partition": {"target": "t", "cidrs": ["10.99.0.0/16"]}}), true),
+        (json!({"partition": {"target": "t", "ports": [8]}}), true),
+        (json!({"partition": {"target": "t", "ports": [7], "direction": "egress"}}), true),
+        (json!({"partition": {"target": "t", "ports": [7], "direction": "ingress"}}), false),
+    ] {
+        let (undo, _) = shop.bite(&cx, &fault).await;
+        assert_eq!(shop.answers("a").await, reached, "{fault}");
+        fault::revert(&cx, &undo).await.unwrap();
+        fault::gone(&cx, &undo, LIMIT).await.unwrap();
+    }
+    // By another runner, which knows the undo alone.
+    let (undo, _) = shop.bite(&cx, &fault).await;
+    cx.helpers.detach().await;
+    let other = shop.cx(Duration::from_secs(30));
+    let kept: Undo = serde_json::from_str(&serde_json::to_string(&undo).unwrap()).unwrap();
+    assert_eq!(fault::revert(&other, &kept).await.unwrap().0, RevertResult::Reverted);
+    fault::gone(&other, &kept, LIMIT).await.unwrap();
+    ran("runner killed mid-inject");
+    shop.until_it_answers("a", Duration::from_secs(1)).await;
+    // The pod goes, and its cut with it; one of the same name is not cut off.
+    let (undo, _) = shop.bite(&other, &fault).await;
+    let before: Pod = shop.world.get("a").await;
+    shop.world.delete::<Pod>("a", kube::api::DeleteParams::default()).await;
+    shop.world.gone::<Pod>("a", 60).await;
+    shop.world.create::<Pod>(echo("a", "n0")).await;
+    shop.world.until("another one", 60, "a", |pod: &Pod| ready(pod) && pod.uid() != before.uid()).await;
+    assert!(fault::holds(&other, &spec, &undo).await.unwrap().is_some());
+    fault::revert(&other, &undo).await.unwrap();
+    fault::gone(&other, &undo, LIMIT).await.unwrap();
+    ran("target deleted mid-fault");
+    shop.until_it_answers("a", Duration::from_secs(1)).await;
+    assert_eq!(other.helpers.remove_all(LIMIT).await, Vec::<String>::new());
+    shop.no_pods_left().await;
+    shop.world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_renewals_a_pod_has_its_traffic_back() {
+    let shop = Shop::new().await;
+    let ttl = Duration::from_secs(20);
+    let cx = shop.cx(ttl);
+    let (undo, _) = shop.bite(&cx, &json!({"partition": {"target": "t"}})).await;
+    cx.helpers.detach().await;
+    let detached = Instant::now();
+    shop.until_it_answers("a", ttl + Duration::from_secs(2)).await;
+    assert!(detached.elapsed() > ttl / 2, "{:?}", detached.elapsed());
+    ran("renewals stopped");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let other = shop.cx(ttl);
+    assert_eq!(fault::revert(&other, &undo).await.unwrap().0, RevertResult::Nothing);
+    fault::gone(&other, &undo, LIMIT).await.unwrap();
+    ran("revert without inject");
+    assert_eq!(other.helpers.remove_all(LIMIT).await, Vec::<String>::new());
+    shop.world.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,11 +6,18 @@ mod backups;
 #[path = "sandbox_database/world.rs"]
 mod world;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use firedrill::sandbox::{NodeState, Signal};
-use k8s_openapi::serde_json::Value;
-use kube::api::DeleteParams;
+use firedrill::{
+    clock::Clock,
+    cluster::Cluster,
+    fault::{self, FaultCx},
+    plan::{Plan, ResolvedObject, ResolvedTarget},
+    sandbox::{NodeState, Signal},
+    scenario::types::Target,
+};
+use k8s_openapi::{api::core::v1::Namespace, serde_json::Value};
+use kube::{Api, ResourceExt as _, api::DeleteParams};
 use world::{World, Writer, knob};
 
 const MEMBERS: (&str, &str) = ("StatefulSet", "orders");
@@ -122,6 +129,46 @@ async fn a_leader_that_crashes_comes_back_as_leader_with_every_write() {
         assert_eq!(writer.lost(&format!("{pod}.orders")).await, Vec::<u64>::new(), "{pod}");
     }
     assert_eq!(world.ask("orders-db", "select pg_is_in_recovery()").await.unwrap().as_deref(), Some("f"));
+    world.sandbox.stop().await;
+}
+
+/// A disk that runs full: what is there can be read, nothing is written, and nothing that was acknowledged is lost.
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_volume_is_full_takes_no_write_until_it_is_freed() {
+    let world = World::up(7, &[]).await;
+    let leader = world.leader().await;
+    let mut writer = Writer::new(&world).await;
+    assert!(writer.write().await);
+    let uid = Api::<Namespace>::all(world.client.clone()).get("kube-system").await.unwrap().uid().unwrap();
+    let cluster = Cluster::from_client(world.client.clone(), "sandbox", uid);
+    let clock = Clock::virtual_at("runner", world.sandbox.now_us());
+    let target = ResolvedTarget { spec: Target::default(), objects: Vec::new(), matched: 0 };
+    let plan = Arc::new(Plan { targets: [("t".to_owned(), target)].into(), ..Plan::empty("t") });
+    let cx = FaultCx::new(cluster, clock, plan, "drill-1");
+    let spec = serde_json::from_value(serde_json::json!({"fillDisk": {"target": "t", "path": "/data", "to": "100%"}})).unwrap();
+    let pod = world.pods().get(&leader).await.unwrap();
+    let object = ResolvedObject {
+        kind: "Pod".to_owned(),
+        namespace: "shop".to_owned(),
+        name: leader.clone(),
+        uid: pod.uid().unwrap(),
+        node: String::new(),
+        owner: String::new(),
+        ready: true,
+        chosen: true,
+    };
+    let prepared = fault::prepare(&cx, &spec, &[object]).await.unwrap();
+    fault::arm(&cx, &spec, &prepared.undo).await.unwrap();
+    fault::inject(&cx, &spec, &prepared.undo).await.unwrap();
+    fault::effective(&cx, &spec, &prepared.undo, Duration::from_secs(30)).await.unwrap();
+    let error = world.ask("orders-db", "INSERT INTO firedrill.t (n) VALUES (0)").await.unwrap_err();
+    assert_eq!(error.code.as_deref(), Some("53100"), "{error}");
+    assert_eq!(world.ask("orders-db", "SELECT count(*) FROM firedrill.t").await.unwrap().as_deref(), Some("1"));
+    fault::revert(&cx, &prepared.undo).await.unwrap();
+    fault::gone(&cx, &prepared.undo, Duration::from_secs(30)).await.unwrap();
+    writer.write_until_acknowledged(5).await;
+    assert_eq!(writer.lost("orders-db").await, Vec::<u64>::new());
+    assert_eq!(cx.helpers.remove_all(Duration::from_secs(60)).await, Vec::<String>::new());
     world.sandbox.stop().await;
 }
 

@@ -1,4 +1,4 @@
-//! Freeze, crash and held crash on real kubelets: real processes of real pods, a real helper on their node, and every way in
+//! What node helpers do on real kubelets: real processes of real pods, a real helper on their node, and every way in
 //! which runner, link and helper can be lost meanwhile.
 //!
 //! `tests/testbed/testbed up`, then `FIREDRILL_TESTBED_KUBECONFIG=… cargo test --test testbed_faults -- --nocapture`. It must run
@@ -20,7 +20,7 @@ use firedrill::{
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Namespace, Pod},
+    core::v1::{Namespace, PersistentVolumeClaim, Pod},
 };
 use kube::{
     Api, ResourceExt as _,
@@ -40,14 +40,25 @@ struct Case {
 }
 
 impl Case {
-    /// A Deployment of one pod with two containers: one of several processes, one of a single one.
-    async fn new(w: World, own: OwnPlace, containers: &[&str]) -> Self {
+    /// A Deployment of one pod with two containers: one of several processes, one of a single one. With a volume of its own where the
+    /// name of the fault says so.
+    async fn new(w: World, own: OwnPlace, containers: &[&str], fault: &str) -> Self {
         let name = unique("victim");
         let main = "sleep 9001 & sleep 9002 & while :; do sleep 0.2; done";
-        let container = |name: &str, command: &str| json!({"name": name, "image": "localhost/toolbox:1", "imagePullPolicy": "Never", "command": ["sh", "-c", command]});
+        let volume = ["fillDisk", "corruptFile", "deleteFiles"].contains(&fault);
+        let (mounts, volumes) = if volume {
+            let claim = json!({"metadata": {"name": name}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "storageClassName": "fixed", "resources": {"requests": {"storage": "64Mi"}},
+            }});
+            w.create::<PersistentVolumeClaim>(claim).await;
+            (json!([{"name": "data", "mountPath": "/data"}]), json!([{"name": "data", "persistentVolumeClaim": {"claimName": name}}]))
+        } else {
+            (json!([]), json!([]))
+        };
+        let container = |name: &str, command: &str| json!({"name": name, "image": "localhost/toolbox:1", "imagePullPolicy": "Never", "command": ["sh", "-c", command], "volumeMounts": mounts});
         let deployment = json!({"metadata": {"name": name}, "spec": {"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": {
             "metadata": {"labels": {"app": name}},
-            "spec": {"terminationGracePeriodSeconds": 1, "containers": [container("main", main), container("side", "exec sleep 9003")]},
+            "spec": {"terminationGracePeriodSeconds": 1, "volumes": volumes, "containers": [container("main", main), container("side", "exec sleep 9003")]},
         }}});
         w.create::<Deployment>(deployment).await;
         let pod = running(&w, &name, None).await;
@@ -82,6 +93,29 @@ impl Case {
         said.rfind(')').and_then(|i| said[i + 1..].trim_start().chars().next()).unwrap_or('?')
     }
 
+    /// What a shell in the main container says; none if it fails.
+    async fn say(&self, script: &str) -> Option<String> {
+        let api: Api<Pod> = self.w.cluster.api(&self.w.ns);
+        let params = AttachParams::default().container("main").stderr(false);
+        let mut process = api.exec(&self.pod.name_any(), ["bash", "-c", script], &params).await.unwrap();
+        let status = process.take_status().unwrap();
+        let mut said = Vec::new();
+        process.stdout().unwrap().read_to_end(&mut said).await.unwrap();
+        // A damaged file is no text.
+        let said = String::from_utf8_lossy(&said).into_owned();
+        (status.await?.status.as_deref() == Some("Success")).then_some(said)
+    }
+
+    /// All that the pod sees of itself: its files, whether they can be written to, a process's state, and whether it reaches the API server.
+    async fn sees(&self) -> Option<String> {
+        self.say(
+            "set -e; if [ -d /data ]; then cat /data/d/*; echo x > /data/probe; rm /data/probe; find /data | sort; fi
+            for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep -q '^sleep 900[1]' && sed 's/.*) //' $p/stat | cut -c1; done || true
+            timeout 2 bash -c 'exec 3<>/dev/tcp/$KUBERNETES_SERVICE_HOST/443' && echo reached || echo cut",
+        )
+        .await
+    }
+
     async fn restarts(&self) -> i32 {
         let pod = self.w.cluster.get_opt::<Pod>(&self.w.ns, &self.pod.name_any()).await.unwrap();
         pod.and_then(|p| p.status).into_iter().flat_map(|s| s.container_statuses.unwrap_or_default()).map(|c| c.restart_count).sum()
@@ -106,9 +140,21 @@ impl Case {
         killed
     }
 
+    /// Makes the files that faults act on. What the pod sees then.
+    async fn with_files(&self) -> Result<String, String> {
+        self.say("[ -d /data ] || exit 0; mkdir -p /data/d && echo one > /data/d/a && echo two > /data/d/b")
+            .await
+            .ok_or("no files could be made")?;
+        let seen = self.sees().await.ok_or("the pod cannot look at itself")?;
+        ensure(seen.contains("reached") && seen.contains('S'), format!("it is not as it should be before the fault: {seen}"))?;
+        Ok(seen)
+    }
+
     async fn end(self) -> (World, Vec<String>) {
         let mut left = self.cx.helpers.remove_all(LIMIT).await;
         left.extend(self.helper().await.map(|p| p.name_any()));
+        let claims = self.w.cluster.api::<PersistentVolumeClaim>(&self.w.ns);
+        let _ = claims.delete_collection(&DeleteParams::background(), &ListParams::default()).await;
         let _ = self.w.cluster.api::<Deployment>(&self.w.ns).delete_collection(&DeleteParams::background(), &ListParams::default()).await;
         (self.w, left)
     }
@@ -170,6 +216,64 @@ async fn reverted_without_inject(c: &Case, fault: &FaultSpec) -> Result<String, 
     ensure(result == RevertResult::Nothing, format!("{result:?}: {said}"))?;
     c.gone(&prepared.undo).await?;
     ensure(c.restarts().await == 0, "a container was restarted")?;
+    Ok(said)
+}
+
+/// A fault that a helper does, from its inject to the proof that it is gone, by what the pod itself sees.
+async fn bitten_and_gone(c: &Case, fault: FaultSpec) -> Result<String, String> {
+    let before = c.with_files().await?;
+    let undo = c.bite(&fault).await?;
+    let during = c.sees().await;
+    ensure(during.as_ref() != Some(&before), format!("the pod sees no difference: {during:?}"))?;
+    fault::inject(&c.cx, &fault, &undo).await.map_err(|e| format!("second inject: {e}"))?;
+    let (_, proof) = fault::effective(&c.cx, &fault, &undo, LIMIT).await.map_err(|e| e.to_string())?;
+    let holds = fault::holds(&c.cx, &fault, &undo).await.map_err(|e| e.to_string())?;
+    ensure(holds.is_none(), format!("it does not hold: {holds:?}"))?;
+    let (result, said) = c.revert(&undo).await?;
+    ensure(result == RevertResult::Reverted, format!("{result:?}: {said}"))?;
+    c.gone(&undo).await?;
+    let after = c.sees().await;
+    ensure(after.as_ref() == Some(&before), format!("the pod sees {after:?} and saw {before}"))?;
+    ensure(c.restarts().await == 0, "a container was restarted")?;
+    ensure(c.revert(&undo).await?.0 == RevertResult::Nothing, "the second revert finds something")?;
+    Ok(format!("{proof}; {said}"))
+}
+
+/// Without renewals its helper undoes it, and nothing is left to do for another runner.
+async fn undone_by_its_helper(c: &Case, fault: FaultSpec) -> Result<String, String> {
+    let before = c.with_files().await?;
+    let undo = c.bite(&fault).await?;
+    c.cx.helpers.detach().await;
+    let lost = Instant::now();
+    while c.sees().await.as_ref() != Some(&before) {
+        ensure(
+            lost.elapsed() < TTL + Duration::from_secs(2),
+            format!("still there {:.1} s after the runner was lost", lost.elapsed().as_secs_f64()),
+        )?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let after = lost.elapsed().as_secs_f64();
+    until("the helper has ended", || async { c.helper().await.and_then(|p| p.status?.phase).as_deref() == Some("Succeeded") }).await;
+    ensure(c.revert(&undo).await?.0 == RevertResult::Nothing, "a revert finds something")?;
+    c.gone(&undo).await?;
+    Ok(format!("undone by itself {after:.1} s after the runner was lost (time to live {} s)", TTL.as_secs()))
+}
+
+/// The helper is killed outright, and another one undoes what it finds.
+async fn undone_by_another_helper(c: &Case, fault: FaultSpec) -> Result<String, String> {
+    let before = c.with_files().await?;
+    let undo = c.bite(&fault).await?;
+    ensure(c.kill_in_helper("agent node").await > 0, "there was no helper to kill")?;
+    let cx = c.w.cx(&c.cx.drill, &[], c.own.clone(), TTL);
+    let (result, said) = fault::revert(&cx, &undo).await.map_err(|e| format!("revert: {e}"))?;
+    // What the kernel ends with the helper's process is gone already.
+    let wanted = if fault.partition.is_some() { RevertResult::Nothing } else { RevertResult::Reverted };
+    ensure(result == wanted, format!("{result:?}: {said}"))?;
+    fault::gone(&cx, &undo, LIMIT).await.map_err(|e| format!("gone: {e}"))?;
+    let after = c.sees().await;
+    ensure(after.as_ref() == Some(&before), format!("the pod sees {after:?} and saw {before}"))?;
+    let left = cx.helpers.remove_all(LIMIT).await;
+    ensure(left.is_empty(), left.join("; "))?;
     Ok(said)
 }
 
@@ -297,7 +401,7 @@ async fn runner_lost_while_held(c: &Case) -> Result<String, String> {
     c.gone(&undo).await
 }
 
-// Two tests, side by side: most of the time they wait.
+// Tests side by side: most of the time they wait.
 #[test]
 fn freeze_keeps_its_contract() {
     on_a_large_stack(&["freeze"]);
@@ -306,6 +410,11 @@ fn freeze_keeps_its_contract() {
 #[test]
 fn crash_keeps_its_contract() {
     on_a_large_stack(&["crash", "crash hold"]);
+}
+
+#[test]
+fn what_else_helpers_do_keeps_its_contract() {
+    on_a_large_stack(&["signal", "fillDisk", "corruptFile", "deleteFiles", "partition"]);
 }
 
 /// All these cases in one function are too much for the two mebibytes of a test's stack.
@@ -335,7 +444,7 @@ async fn keeps_its_contract(faults: &[&str]) {
     macro_rules! case {
         ($fault:literal, $case:literal, $containers:expr, |$c:ident| $test:expr) => {
             if faults.contains(&$fault) && format!("{} {}", $fault, $case).contains(&only) {
-                let $c = Case::new(w, own.clone(), $containers).await;
+                let $c = Case::new(w, own.clone(), $containers, $fault).await;
                 // Boxed: sixteen of them side by side are too much for a test's stack.
                 let outcome = Box::pin($test).await;
                 let (world, left) = $c.end().await;
@@ -363,6 +472,18 @@ async fn keeps_its_contract(faults: &[&str]) {
     case!("crash hold", "runner lost", &[], |c| runner_lost_while_held(&c));
     case!("crash hold", "reverted by another runner", &[], |c| another_runner(&c, crash(true)));
     case!("crash hold", "pod deleted meanwhile", &[], |c| pod_deleted(&c, &crash(true)));
+    macro_rules! by_helper {
+        ($fault:literal, $spec:tt) => {
+            case!($fault, "inject, proof, revert, proof", &["main"], |c| bitten_and_gone(&c, spec(json!({$fault: $spec}))));
+            case!($fault, "renewals stopped", &["main"], |c| undone_by_its_helper(&c, spec(json!({$fault: $spec}))));
+            case!($fault, "helper killed", &["main"], |c| undone_by_another_helper(&c, spec(json!({$fault: $spec}))));
+        };
+    }
+    by_helper!("signal", {"target": "t", "signal": "SIGSTOP", "process": "sleep 9001"});
+    by_helper!("fillDisk", {"target": "t", "path": "/data/d", "leave": "0"});
+    by_helper!("corruptFile", {"target": "t", "path": "/data/d/a"});
+    by_helper!("deleteFiles", {"target": "t", "path": "/data/d/*"});
+    by_helper!("partition", {"target": "t"});
     let namespaces = w.cluster.cluster_api::<Namespace>();
     let _ = namespaces.delete(&own.namespace, &DeleteParams::default()).await;
     w.end().await;

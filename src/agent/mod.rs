@@ -13,10 +13,13 @@
 pub mod link;
 pub mod node;
 pub mod observe;
+pub mod partition;
 pub mod pods;
 pub mod processes;
 pub mod protocol;
 pub mod server;
+pub mod signals;
+pub mod volume;
 pub mod watchdog;
 mod wire;
 

@@ -1,4 +1,5 @@
-//! What a node helper does: freeze, crash and hold down the processes of pods on its node, prove it, and undo it.
+//! What a node helper does: freeze, crash and hold down the processes of pods on its node, prove it, and undo it. Single signals
+//! ([`super::signals`]), volumes ([`super::volume`]) and traffic ([`super::partition`]) have files of their own.
 //!
 //! It needs nothing but `/proc` and signals: no API server, no runtime, no network. It never touches its own pod, and
 //! whatever it did it undoes when it ends, for whatever reason it ends.
@@ -18,11 +19,15 @@ use std::{
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
+    partition::{PartitionAt, Partitions, PartitionsReport},
     processes::{Ident, NodePod, Proc, Process, State},
     server::Order,
+    signals::{SignalTo, Signals, SignalsReport},
+    volume::{FILL_EVERY, Step, VolumeAt, Volumes, VolumesReport},
 };
 use crate::fault::ProcessFault;
 
@@ -32,7 +37,7 @@ pub const HOLD_EVERY: Duration = Duration::from_millis(20);
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a node helper can be asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum NodeReq {
     /// Look and change nothing.
@@ -61,6 +66,39 @@ pub enum NodeReq {
         /// On these.
         pods: Vec<NodePod>,
     },
+    /// A signal to single processes.
+    Signals {
+        /// What of it.
+        step: Step,
+        /// To these.
+        to: Vec<SignalTo>,
+    },
+    /// Pods' traffic.
+    Partitions {
+        /// What of it.
+        step: Step,
+        /// Of these.
+        at: Vec<PartitionAt>,
+    },
+    /// Volumes of pods.
+    Volumes {
+        /// What of it.
+        step: Step,
+        /// These.
+        at: Vec<VolumeAt>,
+    },
+}
+
+impl NodeReq {
+    /// The pods it is about.
+    fn pods(&self) -> Vec<&NodePod> {
+        match self {
+            Self::Look { pods } | Self::Inject { pods, .. } | Self::Check { pods, .. } | Self::Revert { pods, .. } => pods.iter().collect(),
+            Self::Signals { to, .. } => to.iter().map(|to| &to.pod).collect(),
+            Self::Partitions { at, .. } => at.iter().map(|at| &at.pod).collect(),
+            Self::Volumes { at, .. } => at.iter().map(|at| &at.pod).collect(),
+        }
+    }
 }
 
 /// What a node helper answers about each pod.
@@ -114,6 +152,9 @@ pub struct Node {
     proc: Proc,
     own_uid: String,
     acts: BTreeMap<String, Act>,
+    signals: Signals,
+    volumes: Volumes,
+    partitions: Partitions,
     /// Numbers seen by the held crash, and since when, so that only new ones are looked at closely.
     seen: BTreeMap<i32, Instant>,
     swept: Option<Instant>,
@@ -121,8 +162,9 @@ pub struct Node {
 
 impl Node {
     /// A helper in the pod with this uid, which it will never touch.
-    pub const fn new(proc: Proc, own_uid: String) -> Self {
-        Self { proc, own_uid, acts: BTreeMap::new(), seen: BTreeMap::new(), swept: None }
+    pub fn new(proc: Proc, own_uid: String) -> Self {
+        let (signals, volumes, partitions) = (Signals::default(), Volumes::default(), Partitions::default());
+        Self { proc, own_uid, acts: BTreeMap::new(), signals, volumes, partitions, seen: BTreeMap::new(), swept: None }
     }
 
     /// Serves until told to end; then undoes everything and says what.
@@ -132,14 +174,17 @@ impl Node {
     pub async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<String, String> {
         let mut hold = tokio::time::interval(HOLD_EVERY);
         hold.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut fill = tokio::time::interval(FILL_EVERY);
+        fill.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             tokio::select! {
                 biased;
                 _ = hold.tick(), if self.acts.values().any(|a| a.how == ProcessFault::CrashHold) => self.kill_again(),
+                _ = fill.tick(), if self.volumes.busy() => self.volumes.turn(&self.proc),
                 order = orders.recv() => match order {
                     Some(Order::Call { body, reply }) => {
                         let answer = match serde_json::from_value(body) {
-                            Ok(request) => self.answer(request).await.and_then(|a| serde_json::to_value(a).map_err(|e| e.to_string())),
+                            Ok(request) => self.answer(request).await,
                             Err(e) => Err(format!("not a request to a node helper: {e}")),
                         };
                         // The runner may have gone; it will ask again.
@@ -151,9 +196,9 @@ impl Node {
         }
     }
 
-    async fn answer(&mut self, request: NodeReq) -> Result<NodeReport, String> {
+    async fn answer(&mut self, request: NodeReq) -> Result<Value, String> {
         let start = Instant::now();
-        let (NodeReq::Look { pods } | NodeReq::Inject { pods, .. } | NodeReq::Check { pods, .. } | NodeReq::Revert { pods, .. }) = &request;
+        let pods = request.pods();
         if pods.is_empty() {
             return Err("no pods were named".to_owned());
         }
@@ -165,8 +210,20 @@ impl Node {
             NodeReq::Inject { how, pods } => self.inject(how, &pods).await?,
             NodeReq::Check { how, pods } => pods.iter().map(|p| self.check(how, p)).collect(),
             NodeReq::Revert { how, pods } => self.revert(how, &pods).await?,
+            NodeReq::Signals { step, to } => {
+                let signals = self.signals.answer(&self.proc, step, to).await?;
+                return json(&SignalsReport { signals });
+            }
+            NodeReq::Partitions { step, at } => {
+                let partitions = self.partitions.answer(&self.proc, step, &at)?;
+                return json(&PartitionsReport { partitions });
+            }
+            NodeReq::Volumes { step, at } => {
+                let volumes = self.volumes.answer(&self.proc, step, at).await?;
+                return json(&VolumesReport { volumes, took_us: micros(start) });
+            }
         };
-        Ok(NodeReport { pods, took_us: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX) })
+        json(&NodeReport { pods, took_us: micros(start) })
     }
 
     fn look(&self, pod: &NodePod) -> PodReport {
@@ -437,8 +494,19 @@ impl Node {
                 ProcessFault::Crash => {}
             }
         }
+        self.signals.undo_all(&self.proc, &mut said, &mut failed).await;
+        self.partitions.undo_all(&mut said, &mut failed);
+        self.volumes.undo_all(&self.proc, &mut said, &mut failed);
         if failed.is_empty() { Ok(said.join("; ")) } else { Err(failed.join("; ")) }
     }
+}
+
+fn json(report: &impl Serialize) -> Result<Value, String> {
+    serde_json::to_value(report).map_err(|e| e.to_string())
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 fn list(containers: &BTreeSet<String>) -> String {

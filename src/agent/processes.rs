@@ -22,6 +22,11 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::{
+    partition::{Cutting, PartitionAt},
+    volume::{Volume, VolumeAt},
+};
+
 /// A pod whose processes are meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -37,7 +42,7 @@ pub struct NodePod {
 }
 
 /// A process that stays the same process: number and start time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ident {
     /// Number.
     pub pid: i32,
@@ -86,6 +91,23 @@ pub trait Table: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// It is refused, with the reason.
     fn signal(&self, ident: Ident, signal: Signal) -> Result<bool, String>;
+    /// A process's command line, its words parted by blanks. None: it is gone.
+    fn command(&self, ident: Ident) -> Option<String>;
+    /// Cuts a pod's traffic.
+    ///
+    /// # Errors
+    /// It cannot be had here.
+    fn cut(&self, at: &PartitionAt) -> Result<Box<dyn Cutting>, String>;
+    /// Whether something of this name cuts a pod's traffic.
+    ///
+    /// # Errors
+    /// The pod is not there, or cannot be cut off.
+    fn is_cut(&self, at: &PartitionAt) -> Result<bool, String>;
+    /// Opens a volume of a pod. `lost`: also when the pod is gone.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be had here.
+    fn volume(&self, at: &VolumeAt, lost: bool) -> Result<Box<dyn Volume + Send>, String>;
 }
 
 /// The processes of a node.
@@ -146,21 +168,82 @@ impl Proc {
             Self::Table(table) => table.signal(ident, signal),
         }
     }
+
+    /// A process's command line, its words parted by blanks. None: it is gone.
+    pub fn command(&self, ident: Ident) -> Option<String> {
+        match self {
+            Self::Kernel(kernel) => kernel.command(ident),
+            Self::Table(table) => table.command(ident),
+        }
+    }
+
+    /// What a process does with signals. None: it is gone, or that cannot be seen.
+    pub(super) fn masks(&self, ident: Ident) -> Option<Masks> {
+        match self {
+            Self::Kernel(kernel) => kernel.masks(ident),
+            Self::Table(_) => None,
+        }
+    }
+}
+
+/// A process's sets of signals, a bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Masks {
+    pending: u64,
+    blocked: u64,
+    ignored: u64,
+    caught: u64,
+}
+
+const fn has(mask: u64, signal: Signal) -> bool {
+    // Signal n is bit n-1.
+    mask >> (signal.as_raw() - 1) & 1 == 1
+}
+
+impl Masks {
+    fn parse(status: &str) -> Option<Self> {
+        let mask = |name: &str| {
+            let text = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            u64::from_str_radix(text.trim(), 16).ok()
+        };
+        let pending = mask("SigPnd")? | mask("ShdPnd")?;
+        Some(Self { pending, blocked: mask("SigBlk")?, ignored: mask("SigIgn")?, caught: mask("SigCgt")? })
+    }
+
+    /// It waits for delivery.
+    pub(super) const fn pending(self, signal: Signal) -> bool {
+        has(self.pending, signal)
+    }
+
+    /// It is not delivered for the time being.
+    pub(super) const fn blocks(self, signal: Signal) -> bool {
+        has(self.blocked, signal)
+    }
+
+    /// It is thrown away.
+    pub(super) const fn ignores(self, signal: Signal) -> bool {
+        has(self.ignored, signal)
+    }
+
+    /// It has a handler.
+    pub(super) const fn catches(self, signal: Signal) -> bool {
+        has(self.caught, signal)
+    }
 }
 
 /// A node's `/proc`.
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    root: PathBuf,
+    pub(super) root: PathBuf,
 }
 
 impl Kernel {
-    fn pids(&self) -> BTreeSet<i32> {
+    pub(super) fn pids(&self) -> BTreeSet<i32> {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
         entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
     }
 
-    fn read(&self, pid: i32, file: &str) -> Option<String> {
+    pub(super) fn read(&self, pid: i32, file: &str) -> Option<String> {
         // Command names and mount points may hold any bytes.
         fs::read(self.root.join(pid.to_string()).join(file)).ok().map(|b| String::from_utf8_lossy(&b).into_owned())
     }
@@ -171,7 +254,7 @@ impl Kernel {
     }
 
     /// The process of a number, now.
-    fn ident(&self, pid: i32) -> Option<Ident> {
+    pub(super) fn ident(&self, pid: i32) -> Option<Ident> {
         let start = parse_stat(&self.read(pid, "stat")?)?.start;
         Some(Ident { pid, start })
     }
@@ -207,7 +290,7 @@ impl Kernel {
     }
 
     /// All processes in named containers of a pod.
-    fn of_pod(&self, pod: &NodePod, pids: impl IntoIterator<Item = i32>) -> Vec<Process> {
+    pub(super) fn of_pod(&self, pod: &NodePod, pids: impl IntoIterator<Item = i32>) -> Vec<Process> {
         let own = i32::try_from(std::process::id()).unwrap_or(0);
         let mut names: BTreeMap<String, Option<String>> = BTreeMap::new();
         let mut found = Vec::new();
@@ -230,6 +313,19 @@ impl Kernel {
             _ => false,
         });
         found
+    }
+
+    fn command(&self, ident: Ident) -> Option<String> {
+        let line = self.read(ident.pid, "cmdline")?;
+        let stat = parse_stat(&self.read(ident.pid, "stat")?)?;
+        let line = line.replace('\0', " ").trim().to_owned();
+        // A kernel thread, or one that is ending, has none.
+        (stat.start == ident.start).then(|| if line.is_empty() { format!("[{}]", stat.comm) } else { line })
+    }
+
+    fn masks(&self, ident: Ident) -> Option<Masks> {
+        let status = self.read(ident.pid, "status")?;
+        if self.ident(ident.pid) == Some(ident) { Masks::parse(&status) } else { None }
     }
 
     fn signal(&self, ident: Ident, signal: Signal) -> Result<bool, String> {

@@ -15,10 +15,13 @@ mod helpers;
 mod hide_secret;
 mod manifest;
 mod owner;
+mod partition;
 mod pod_kill;
 mod processes;
 mod scale;
+mod signal;
 mod undo;
+mod volumes;
 
 use std::{
     collections::BTreeSet,
@@ -159,19 +162,13 @@ impl FaultError {
 
 /// The target a fault names.
 pub fn target_of(spec: &FaultSpec) -> Option<&str> {
-    let on = [&spec.freeze, &spec.drain_node, &spec.cordon_node, &spec.detach_service, &spec.hide_secret, &spec.bad_image];
-    on.into_iter()
-        .chain([&spec.lose_node, &spec.lose_zone])
-        .find_map(|kind| kind.as_ref().map(|k| k.target.as_str()))
-        .or_else(|| spec.pod_kill.as_ref().map(|k| k.target.as_str()))
-        .or_else(|| spec.crash.as_ref().map(|k| k.target.as_str()))
-        .or_else(|| spec.scale.as_ref().map(|k| k.target.as_str()))
-        .or_else(|| spec.cut_backup_job.as_ref().map(|k| k.target.as_str()))
+    spec.target()
 }
 
 /// Whether a fault needs a node helper, which takes seconds to place.
 pub fn needs_helper(spec: &FaultSpec) -> bool {
-    spec.freeze.is_some() || spec.crash.is_some()
+    let on_volumes = spec.fill_disk.is_some() || spec.corrupt_file.is_some() || spec.delete_files.is_some();
+    spec.freeze.is_some() || spec.crash.is_some() || spec.signal.is_some() || spec.partition.is_some() || on_volumes
 }
 
 /// Reads the state before and returns what the fault will do and how to undo it. Changes nothing.
@@ -203,6 +200,12 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
         hide_secret::prepare(cx, targets).await
     } else if spec.manifest.is_some() {
         manifest::prepare(cx, spec).await
+    } else if let Some(signal) = &spec.signal {
+        signal::prepare(cx, signal, targets, &containers()).await
+    } else if let Some(partition) = &spec.partition {
+        partition::prepare(cx, partition, targets).await
+    } else if spec.fill_disk.is_some() || spec.corrupt_file.is_some() || spec.delete_files.is_some() {
+        volumes::prepare(cx, spec, targets, &containers()).await
     } else {
         Err(FaultError::NotBuilt)
     }
@@ -215,6 +218,9 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
 pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), FaultError> {
     match undo {
         Undo::Processes { pods, .. } => processes::arm(cx, pods).await,
+        Undo::Signal { to, signal, id } => signal::arm(cx, to, signal, id).await,
+        Undo::Partition { pods, name, cuts } => partition::arm(cx, pods, name, cuts).await,
+        Undo::Volumes { at, name } => volumes::arm(cx, at, name).await,
         Undo::CronJob { change: CronJobChange::JobKilled { .. }, .. } => cut_backup_job::arm(cx, spec, undo).await,
         Undo::Deleted { .. } | Undo::Scale { .. } | Undo::CronJob { .. } => Ok(()),
         Undo::Cordon { .. }
@@ -245,6 +251,18 @@ pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stam
             cx.leave.to("signal processes")?;
             processes::inject(cx, pods, *how).await
         }
+        Undo::Signal { to, signal, id } => {
+            cx.leave.to("send a signal")?;
+            signal::inject(cx, to, signal, id).await
+        }
+        Undo::Partition { pods, name, cuts } => {
+            cx.leave.to("cut traffic")?;
+            partition::inject(cx, pods, name, cuts).await
+        }
+        Undo::Volumes { at, name } => {
+            cx.leave.to("change volumes")?;
+            volumes::inject(cx, at, name).await
+        }
     }
 }
 
@@ -264,6 +282,9 @@ pub async fn effective(cx: &FaultCx, spec: &FaultSpec, undo: &Undo, limit: Durat
         Undo::Secret { .. } => hide_secret::effective(cx, undo, limit).await,
         Undo::Manifest { .. } => manifest::effective(cx, spec, undo, limit).await,
         Undo::Processes { pods, how } => processes::effective(cx, pods, *how, limit).await,
+        Undo::Signal { to, signal, id } => signal::effective(cx, to, signal, id, limit).await,
+        Undo::Partition { pods, name, cuts } => partition::effective(cx, pods, name, cuts, limit).await,
+        Undo::Volumes { at, name } => volumes::effective(cx, at, name, limit).await,
     }
 }
 
@@ -283,6 +304,9 @@ pub async fn holds(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<Option
         Undo::Secret { .. } => hide_secret::holds(cx, undo).await,
         Undo::Manifest { .. } => manifest::holds(cx, spec, undo).await,
         Undo::Processes { pods, how } => processes::holds(cx, pods, *how).await,
+        Undo::Signal { to, signal, id } => signal::holds(cx, to, signal, id).await,
+        Undo::Partition { pods, name, cuts } => partition::holds(cx, pods, name, cuts).await,
+        Undo::Volumes { at, name } => volumes::holds(cx, at, name).await,
     }
 }
 
@@ -302,6 +326,9 @@ pub async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String),
         Undo::Secret { .. } => hide_secret::revert(cx, undo).await,
         Undo::Manifest { .. } => manifest::revert(cx, undo).await,
         Undo::Processes { pods, how } => processes::revert(cx, pods, *how).await,
+        Undo::Signal { to, signal, id } => signal::revert(cx, to, signal, id).await,
+        Undo::Partition { pods, name, cuts } => partition::revert(cx, pods, name, cuts).await,
+        Undo::Volumes { at, name } => volumes::revert(cx, at, name).await,
     }
 }
 
@@ -321,5 +348,8 @@ pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, 
         Undo::Secret { .. } => hide_secret::gone(cx, undo, limit).await,
         Undo::Manifest { .. } => manifest::gone(cx, undo, limit).await,
         Undo::Processes { pods, how } => processes::gone(cx, pods, *how, limit).await,
+        Undo::Signal { to, signal, id } => signal::gone(cx, to, signal, id, limit).await,
+        Undo::Partition { pods, name, cuts } => partition::gone(cx, pods, name, cuts, limit).await,
+        Undo::Volumes { at, name } => volumes::gone(cx, at, name, limit).await,
     }
 }

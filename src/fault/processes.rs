@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How long a helper may take to answer; it gives up by itself after half of that.
-const ASK_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// The kubelet waits up to five minutes before it starts a container again that crashed many times.
 const BACK_OFF: Duration = Duration::from_secs(330);
 
@@ -42,11 +42,22 @@ pub(super) async fn prepare(
     containers: &[String],
     how: ProcessFault,
 ) -> Result<Prepared, FaultError> {
+    let (pods, objects) = pods(cx, targets, containers, how.verb()).await?;
+    Ok(Prepared { undo: Undo::Processes { pods, how }, objects })
+}
+
+/// The target's pods on their nodes, for whoever acts on their processes. `what` is to be done: `freeze`.
+pub(super) async fn pods(
+    cx: &FaultCx,
+    targets: &[ResolvedObject],
+    containers: &[String],
+    what: &str,
+) -> Result<(Vec<PodOnNode>, Vec<TouchedObject>), FaultError> {
     let (mut pods, mut objects) = (Vec::new(), Vec::new());
     for target in targets {
         let ResolvedObject { namespace, name, uid, .. } = target;
-        let refused = |why: String| FaultError::failed(format!("{} pod {namespace}/{name}", how.verb()), why);
-        let Some(pod) = there(cx, namespace, name, uid).await? else { return Err(refused("it is no longer there".to_owned())) };
+        let refused = |why: String| FaultError::failed(format!("{what} pod {namespace}/{name}"), why);
+        let Some(pod) = there_by(cx, namespace, name, uid).await? else { return Err(refused("it is no longer there".to_owned())) };
         let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
         if node.is_empty() || pod.metadata.deletion_timestamp.is_some() {
             return Err(refused("it is on no node, or is being deleted: it has no processes to act on".to_owned()));
@@ -67,18 +78,23 @@ pub(super) async fn prepare(
         });
     }
     if pods.is_empty() {
-        return Err(FaultError::failed(how.verb(), "the target matches no pod"));
+        return Err(FaultError::failed(what, "the target matches no pod"));
     }
-    Ok(Prepared { undo: Undo::Processes { pods, how }, objects })
+    Ok((pods, objects))
 }
 
 /// The pod with this uid, if it exists.
-async fn there(cx: &FaultCx, namespace: &str, name: &str, uid: &str) -> Result<Option<Pod>, FaultError> {
+pub(super) async fn there_by(cx: &FaultCx, namespace: &str, name: &str, uid: &str) -> Result<Option<Pod>, FaultError> {
     Ok(cx.cluster.get_opt::<Pod>(namespace, name).await?.filter(|p| p.uid().as_deref() == Some(uid)))
 }
 
+/// The same pod, if it still exists.
+pub(super) async fn there(cx: &FaultCx, pod: &PodOnNode) -> Result<Option<Pod>, FaultError> {
+    there_by(cx, &pod.namespace, &pod.name, &pod.uid).await
+}
+
 /// Ids and names of a pod's running containers, as its status has them.
-fn container_ids(pod: &Pod) -> BTreeMap<String, String> {
+pub(super) fn container_ids(pod: &Pod) -> BTreeMap<String, String> {
     let Some(status) = &pod.status else { return BTreeMap::new() };
     let all = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
     all.into_iter()
@@ -97,15 +113,19 @@ fn by_node(pods: &[PodOnNode]) -> BTreeMap<&str, Vec<&PodOnNode>> {
     nodes
 }
 
-fn on_node(cx: &FaultCx, pods: &[&PodOnNode]) -> Vec<NodePod> {
-    let of = |p: &&PodOnNode| NodePod {
-        uid: p.uid.clone(),
-        name: format!("{}/{}", p.namespace, p.name),
-        containers: p.containers.clone(),
+/// A pod as its helper is told of it.
+pub(super) fn on_node(cx: &FaultCx, pod: &PodOnNode) -> NodePod {
+    NodePod {
+        uid: pod.uid.clone(),
+        name: format!("{}/{}", pod.namespace, pod.name),
+        containers: pod.containers.clone(),
         // What a container is called is also told by its mounts; this is the second witness.
-        ids: cx.helpers.containers(&p.uid).unwrap_or_default(),
-    };
-    pods.iter().map(of).collect()
+        ids: cx.helpers.containers(&pod.uid).unwrap_or_default(),
+    }
+}
+
+fn all_on_node(cx: &FaultCx, pods: &[&PodOnNode]) -> Vec<NodePod> {
+    pods.iter().map(|pod| on_node(cx, pod)).collect()
 }
 
 /// Asks the helpers of all nodes at once. The first failure is returned after all have answered.
@@ -116,7 +136,7 @@ async fn ask(
     request: impl Fn(Vec<NodePod>) -> NodeReq,
 ) -> Result<Vec<(NodeReport, String)>, FaultError> {
     let asked = by_node(pods).into_iter().map(|(node, pods)| {
-        let request = request(on_node(cx, &pods));
+        let request = request(all_on_node(cx, &pods));
         async move {
             let link = cx.helpers.on(node).await?;
             let report: NodeReport = link.call(what, &request, ASK_LIMIT).await?;
@@ -126,13 +146,19 @@ async fn ask(
     join_all(asked).await.into_iter().collect()
 }
 
-/// Places the helpers, and looks whether each sees the processes it is to act on.
-pub(super) async fn arm(cx: &FaultCx, pods: &[PodOnNode]) -> Result<(), FaultError> {
+/// Remembers which containers the pods have, by their status.
+pub(super) async fn see_containers(cx: &FaultCx, pods: &[PodOnNode]) -> Result<(), FaultError> {
     for pod in pods {
-        if let Some(found) = there(cx, &pod.namespace, &pod.name, &pod.uid).await? {
+        if let Some(found) = there(cx, pod).await? {
             cx.helpers.keep_containers(&pod.uid, container_ids(&found));
         }
     }
+    Ok(())
+}
+
+/// Places the helpers, and looks whether each sees the processes it is to act on.
+pub(super) async fn arm(cx: &FaultCx, pods: &[PodOnNode]) -> Result<(), FaultError> {
+    see_containers(cx, pods).await?;
     for (report, node) in ask(cx, pods, "look", |pods| NodeReq::Look { pods }).await? {
         if let Some(none) = report.pods.iter().find(|p| p.live == 0) {
             let what = format!("arm the node helper on {node}");
@@ -207,7 +233,7 @@ pub(super) async fn revert(cx: &FaultCx, pods: &[PodOnNode], how: ProcessFault) 
 async fn revert_on(cx: &FaultCx, node: &str, pods: Vec<&PodOnNode>, how: ProcessFault) -> Result<(RevertResult, String), FaultError> {
     let mut left = 0;
     for pod in &pods {
-        left += usize::from(there(cx, &pod.namespace, &pod.name, &pod.uid).await?.is_some());
+        left += usize::from(there(cx, pod).await?.is_some());
     }
     let link = match cx.helpers.existing(node).await? {
         Some(link) => link,
@@ -218,7 +244,7 @@ async fn revert_on(cx: &FaultCx, node: &str, pods: Vec<&PodOnNode>, how: Process
         // Somebody stopped them and nobody is there to wake them: a new helper.
         None => cx.helpers.on(node).await?,
     };
-    let request = NodeReq::Revert { how, pods: on_node(cx, &pods) };
+    let request = NodeReq::Revert { how, pods: all_on_node(cx, &pods) };
     let report: NodeReport = link.call("revert", &request, ASK_LIMIT).await?;
     let hit: u32 = report.pods.iter().map(|p| p.hit).sum();
     Ok(match how {
@@ -237,7 +263,7 @@ pub(super) async fn gone(cx: &FaultCx, pods: &[PodOnNode], how: ProcessFault, li
         for (node, pods) in by_node(pods) {
             let mut alive: Vec<PodOnNode> = Vec::new();
             for pod in pods {
-                match there(cx, &pod.namespace, &pod.name, &pod.uid).await? {
+                match there(cx, pod).await? {
                     Some(found) if how != ProcessFault::Freeze => match not_running(&found, &pod.containers) {
                         Some(waits) => return Ok(Err(format!("pod {}/{}: {waits}", pod.namespace, pod.name))),
                         None => {

@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    agent::processes::Ident,
+    scenario::types::{Direction, Dur, Percent, Quantity},
+};
+
 /// How to undo a fault. Written to the journal and to the in-cluster record before anything changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
@@ -119,6 +124,32 @@ pub enum Undo {
         pods: Vec<PodOnNode>,
         /// What was done to them.
         how: ProcessFault,
+    },
+    /// A signal was sent to single processes. Those that were stopped go on.
+    Signal {
+        /// The processes.
+        to: Vec<SignalledProcess>,
+        /// `SIGSTOP` and the like.
+        signal: String,
+        /// Tells it from another signal of the same kind.
+        id: String,
+    },
+    /// The traffic of pods is cut. The rules go with the helper that made them.
+    Partition {
+        /// The pods.
+        pods: Vec<PodOnNode>,
+        /// What the rules are called.
+        name: String,
+        /// What is cut.
+        cuts: Vec<Cut>,
+    },
+    /// Something of ours lies on volumes: a file that fills one, or what was set aside. It is undone through whatever pod has the
+    /// volume mounted then.
+    Volumes {
+        /// The volumes.
+        at: Vec<OnVolume>,
+        /// What ours is called there.
+        name: String,
     },
 }
 
@@ -244,4 +275,122 @@ pub enum ProcessFault {
     Crash,
     /// SIGKILL again and again until the revert.
     CrashHold,
+}
+
+/// A process that got a signal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignalledProcess {
+    /// Its pod.
+    pub pod: PodOnNode,
+    /// What it was chosen by.
+    pub process: String,
+    /// Which it is on its node.
+    pub ident: Ident,
+}
+
+/// A volume and what is done with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OnVolume {
+    /// The pod it was reached through.
+    pub pod: PodOnNode,
+    /// The container in it.
+    pub container: String,
+    /// Where it is mounted there.
+    pub mount: String,
+    /// The part of the volume that is mounted there (`subPath`), if it is not all of it.
+    pub sub_path: Option<String>,
+    /// The claim; none for one that lives and dies with its pod.
+    pub claim: Option<String>,
+    /// Which it is on its node.
+    pub id: VolumeId,
+    /// What is done.
+    pub act: VolumeAct,
+}
+
+/// What is mounted, as its node's kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeId {
+    /// The device's two numbers.
+    pub device: String,
+    /// The folder of its file system.
+    pub root: String,
+}
+
+/// What is done with a volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum VolumeAct {
+    /// A file of ours takes its room.
+    Fill {
+        /// How far.
+        goal: FillGoal,
+        /// In this time; else at once.
+        over: Option<Dur>,
+    },
+    /// Bytes of a file are changed; those that were there are set aside.
+    Corrupt {
+        /// The file, from where the volume is mounted.
+        path: String,
+        /// How many bytes at most.
+        bytes: u64,
+        /// Which, once the file was looked at.
+        range: Option<DamagedRange>,
+    },
+    /// Files are set aside.
+    Delete {
+        /// Which, from where the volume is mounted; `*` and `?` stand for others.
+        path: String,
+    },
+}
+
+impl VolumeAct {
+    /// For messages.
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Fill { .. } => "fill the volume",
+            Self::Corrupt { .. } => "damage a file",
+            Self::Delete { .. } => "delete files",
+        }
+    }
+}
+
+/// How far a volume is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FillGoal {
+    /// So much of it is used then, as `df` has it.
+    Share(Percent),
+    /// So many bytes are free then.
+    Leave(Quantity),
+}
+
+/// Bytes of a file that are changed. Never the bytes themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DamagedRange {
+    /// The file's number on its volume.
+    pub inode: u64,
+    /// The first byte.
+    pub offset: u64,
+    /// How many.
+    pub length: u64,
+    /// SHA-256 of what was there.
+    pub before: String,
+    /// SHA-256 of what we write there.
+    pub after: String,
+}
+
+/// A part of a pod's traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cut {
+    /// One way only.
+    pub direction: Option<Direction>,
+    /// To and from this network only, as `10.0.0.0/8`.
+    pub network: Option<String>,
+    /// To these ports only, by TCP and UDP: others' on the way out, the pod's own on the way in.
+    pub ports: Vec<u16>,
 }

@@ -29,6 +29,9 @@ use crate::{
     },
 };
 
+/// A volume that is named by a pod that has it mounted; its uid is the pod's.
+pub(crate) const VOLUME: &str = "Volume";
+
 /// What the faults of a drill have broken so far, by uid.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touched {
@@ -62,7 +65,7 @@ impl Touched {
         let set = match kind {
             "Pod" => &mut self.pods,
             "Node" => &mut self.nodes,
-            "PersistentVolumeClaim" => &mut self.volumes,
+            "PersistentVolumeClaim" | VOLUME => &mut self.volumes,
             _ => &mut self.objects,
         };
         set.insert(uid.to_owned());
@@ -149,7 +152,9 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
         found.warnings.push(format!("step `{step}`: not ready now, so that breaking it may prove nothing: {}", some(&unready)));
     }
     for object in target.chosen() {
-        touched.add(&object.kind, &object.uid);
+        // What acts on a volume of a pod breaks the volume.
+        let volume = view.breaks == kinds::Breaks::Volumes && object.kind == "Pod";
+        touched.add(if volume { VOLUME } else { &object.kind }, &object.uid);
         if let Some(scale) = &spec.scale
             && let Some(replicas) = workload(object, snapshot).and_then(|w| w.replicas)
         {

@@ -52,6 +52,8 @@ impl FaultView<'_> {
 const POD: &[&str] = &["Pod"];
 const NODE: &[&str] = &["Node"];
 const CLAIM: &[&str] = &["PersistentVolumeClaim"];
+/// What a volume is reached through.
+const ON_VOLUMES: &[&str] = &["Pod", "PersistentVolumeClaim"];
 const WORKLOAD: &[&str] = &["Deployment", "StatefulSet"];
 
 /// A fault's line of the table; none when not exactly one kind is set.
@@ -100,7 +102,7 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
         return t(&f.target, Breaks::Objects, &["CronJob"], false, true);
     }
     if let Some(f) = signal {
-        return t(&f.target, Breaks::Pods, POD, true, false);
+        return t(&f.target, Breaks::Pods, POD, true, true);
     }
     if let Some(f) = drain_node.as_ref().or(cordon_node.as_ref()) {
         return t(&f.target, Breaks::Nodes, NODE, false, true);
@@ -121,19 +123,19 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
         return t(&f.target, Breaks::Volumes, CLAIM, false, false);
     }
     if let Some(f) = fill_disk {
-        return t(&f.target, Breaks::Volumes, &["Pod", "PersistentVolumeClaim"], true, false);
+        return t(&f.target, Breaks::Volumes, ON_VOLUMES, true, true);
     }
     if let Some(f) = fill_node_disk {
         return t(&f.target, Breaks::Nodes, NODE, true, false);
     }
     if let Some(f) = corrupt_file {
-        return t(&f.target, Breaks::Volumes, POD, true, false);
+        return t(&f.target, Breaks::Volumes, ON_VOLUMES, true, true);
     }
     if let Some(f) = delete_files {
-        return t(&f.target, Breaks::Volumes, &["Pod", "PersistentVolumeClaim"], true, false);
+        return t(&f.target, Breaks::Volumes, ON_VOLUMES, true, true);
     }
     if let Some(f) = partition {
-        return t(&f.target, Breaks::Pods, POD, true, false);
+        return t(&f.target, Breaks::Pods, POD, true, true);
     }
     if let Some(f) = custom {
         return t(&f.target, Breaks::Pods, POD, false, false);
@@ -384,6 +386,11 @@ mod tests {
                 "badImage",
                 "hideSecret",
                 "manifest",
+                "signal",
+                "fillDisk",
+                "corruptFile",
+                "deleteFiles",
+                "partition",
             ];
             assert_eq!(view.built, built.contains(kind), "{kind}");
         }

@@ -185,6 +185,7 @@ fn of_revert(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rule
             rules.all(namespace, "", "pods", &["get", "list"], why);
             owner_rules(namespace, &object.owner, why, rules);
         }
+        volume_rules(namespace, &object.owner, view, why, rules);
         if fault.scale.is_some() {
             rules.named(namespace, "apps", workloads(&object.kind), &object.name, &["get", "patch"], why);
         }
@@ -249,6 +250,12 @@ fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rules
         if view.breaks == kinds::Breaks::Pods {
             owner_rules(namespace, &object.owner, why, rules);
         }
+        volume_rules(namespace, &object.owner, view, why, rules);
+        for peer in fault.partition.iter().flat_map(|p| &p.peers).filter_map(|peer| plan.targets.get(peer)) {
+            if let (Some(_), Some(namespace)) = (&peer.spec.service, &peer.spec.namespace) {
+                rules.all(namespace, "discovery.k8s.io", "endpointslices", &["list"], why);
+            }
+        }
         if fault.pod_kill.is_some() {
             // Names of pods change with every restart, so that a list of them would be out of date at once.
             rules.all(namespace, "", "pods", &["delete"], why);
@@ -265,6 +272,15 @@ fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rules
                 rules.all(namespace, "batch", "jobs", &["get", "list"], why);
             }
         }
+    }
+}
+
+/// A claim outlives its pod, and is reached through whichever pod has it then.
+fn volume_rules(namespace: &str, owner: &str, view: kinds::FaultView<'_>, why: &str, rules: &mut Rules) {
+    if view.breaks == kinds::Breaks::Volumes && view.helper {
+        rules.all(namespace, "", "pods", &["get", "list"], why);
+        rules.all(namespace, "", "persistentvolumeclaims", &["get"], why);
+        owner_rules(namespace, owner, why, rules);
     }
 }
 

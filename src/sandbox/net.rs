@@ -27,7 +27,11 @@ use super::{
     core::{State, text},
     transport::Server,
 };
-use crate::net::{Dialer, NetError, Network, Stream};
+use crate::{
+    fault::Cut,
+    net::{Dialer, NetError, Network, Stream},
+    scenario::types::Direction,
+};
 
 /// How many bytes are on their way in one direction at most.
 const WINDOW: usize = 64 * 1024;
@@ -37,6 +41,9 @@ const BACKLOG: usize = 128;
 const ROUND_TRIP_US: (i64, i64) = (100, 400);
 /// How long it takes to learn that nobody has an address: three questions of ARP, one a second.
 const UNREACHABLE: Duration = Duration::from_secs(3);
+/// Where names are looked up, and how long that is tried: two questions of five seconds (`resolv.conf`).
+const DNS: u16 = 53;
+const DNS_LIMIT: Duration = Duration::from_secs(10);
 /// How long a connection is tried where nothing answers: six repeats of SYN (`tcp_syn_retries`).
 const SYN_LIMIT: Duration = Duration::from_secs(127);
 
@@ -47,22 +54,29 @@ pub(in crate::sandbox) struct Place {
     namespace: Option<String>,
     /// The node; none for those that no loss of a node befalls.
     node: Option<String>,
+    /// The pod's address; none for those that no partition befalls.
+    ip: Option<IpAddr>,
 }
 
 impl Place {
     /// A pod on a node.
-    pub(in crate::sandbox) fn pod(namespace: &str, node: &str) -> Self {
-        Self { namespace: Some(namespace.to_owned()), node: Some(node.to_owned()) }
+    pub(in crate::sandbox) fn pod(namespace: &str, node: &str, ip: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), node: Some(node.to_owned()), ip: ip.parse().ok() }
+    }
+
+    /// A node itself, as it reaches what runs on it without their network.
+    pub(in crate::sandbox) fn node(namespace: &str, node: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), node: Some(node.to_owned()), ip: None }
     }
 
     /// In the cluster, on a node that is never lost.
     pub(in crate::sandbox) fn within(namespace: &str) -> Self {
-        Self { namespace: Some(namespace.to_owned()), node: None }
+        Self { namespace: Some(namespace.to_owned()), node: None, ip: None }
     }
 
     /// Outside of the cluster.
     pub(in crate::sandbox) const fn outside() -> Self {
-        Self { namespace: None, node: None }
+        Self { namespace: None, node: None, ip: None }
     }
 }
 
@@ -71,6 +85,8 @@ struct Inner {
     listeners: BTreeMap<SocketAddr, (u64, mpsc::Sender<Stream>)>,
     /// Nodes without network.
     down: BTreeMap<String, ()>,
+    /// Pods' traffic that is cut, by address and the cut's name.
+    cuts: BTreeMap<(IpAddr, String), Vec<Cut>>,
     /// Who waits for a network to come back, by the numbers of connections' ends.
     waiting: BTreeMap<u64, Waker>,
     next: u64,
@@ -123,6 +139,23 @@ impl Net {
         let waiting = std::mem::take(&mut inner.waiting);
         drop(inner);
         waiting.into_values().for_each(Waker::wake);
+    }
+
+    /// Cuts a part of an address's traffic; without cuts it has it back.
+    pub(in crate::sandbox) fn set_cuts(&self, ip: IpAddr, name: &str, cuts: Option<Vec<Cut>>) {
+        let mut inner = self.lock();
+        match cuts {
+            Some(cuts) => drop(inner.cuts.insert((ip, name.to_owned()), cuts)),
+            None => drop(inner.cuts.remove(&(ip, name.to_owned()))),
+        }
+        let waiting = std::mem::take(&mut inner.waiting);
+        drop(inner);
+        waiting.into_values().for_each(Waker::wake);
+    }
+
+    /// Whether there is a cut of this name.
+    pub(in crate::sandbox) fn has_cuts(&self, ip: IpAddr, name: &str) -> bool {
+        self.lock().cuts.contains_key(&(ip, name.to_owned()))
     }
 
     /// Takes connections at an address from now on.
@@ -306,7 +339,7 @@ impl View {
         };
         let holder = net.cluster.upgrade().and_then(|cluster| cluster.lock().nodes.holder(&at.ip().to_string()).map(str::to_owned));
         let Some(node) = holder else { return Err(unreachable(at, UNREACHABLE).await) };
-        let path = Arc::new(Path { net: Arc::clone(net), from: self.place.node.clone(), to: node });
+        let path = Arc::new(Path { net: Arc::clone(net), from: self.place.node.clone(), to: node, ip: self.place.ip, at });
         if !path.is_open() {
             tokio::select! {
                 biased;
@@ -339,7 +372,17 @@ impl Network for View {
     }
 
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, NetError>> {
-        std::future::ready(self.look_up(host)).boxed()
+        // The cluster's name servers have no address here: names are cut off with all traffic, or with their port.
+        let dns = |cut: &Cut| cut.network.is_none() && (cut.ports.is_empty() || cut.ports.contains(&DNS));
+        let cut = self.place.ip.is_some_and(|ip| self.net.lock().cuts.iter().any(|((pod, _), cuts)| *pod == ip && cuts.iter().any(dns)));
+        async move {
+            if cut && host.parse::<IpAddr>().is_err() {
+                tokio::time::sleep(DNS_LIMIT).await;
+                return Err(NetError::peer(format!("look up {host}: no answer")));
+            }
+            self.look_up(host)
+        }
+        .boxed()
     }
 
     fn connect(&self, to: SocketAddr) -> BoxFuture<'_, Result<Stream, NetError>> {
@@ -352,13 +395,39 @@ struct Path {
     net: Arc<Net>,
     from: Option<String>,
     to: String,
+    /// Who has made the connection, if it is a pod, and to where.
+    ip: Option<IpAddr>,
+    at: SocketAddr,
 }
 
 impl Path {
     fn is_open(&self) -> bool {
         let inner = self.net.lock();
+        if inner.cuts.iter().any(|((pod, _), cuts)| cuts.iter().any(|cut| self.is_cut(*pod, cut))) {
+            return false;
+        }
         self.from.as_deref() == Some(&self.to)
             || !(inner.down.contains_key(&self.to) || self.from.as_ref().is_some_and(|from| inner.down.contains_key(from)))
+    }
+
+    /// Whether packets of one of its two ways are dropped in a pod. What is cut for some ports only is cut on the way there: the
+    /// answers come from these ports and go to others.
+    fn is_cut(&self, pod: IpAddr, cut: &Cut) -> bool {
+        let within = |peer: Option<IpAddr>| match cut.network.as_deref() {
+            None => true,
+            Some(network) => peer.is_some_and(|peer| holds(network, peer)),
+        };
+        let cuts = |way: Direction| cut.direction.is_none_or(|only| only == way);
+        let port = cut.ports.is_empty() || cut.ports.contains(&self.at.port());
+        let back = cut.ports.is_empty();
+        (self.ip == Some(pod)
+            && self.at.ip() != pod
+            && within(Some(self.at.ip()))
+            && (cuts(Direction::Egress) && port || cuts(Direction::Ingress) && back))
+            || (self.at.ip() == pod
+                && self.ip != Some(pod)
+                && within(self.ip)
+                && (cuts(Direction::Ingress) && port || cuts(Direction::Egress) && back))
     }
 
     fn number(&self) -> u64 {
@@ -380,6 +449,17 @@ impl Path {
         let id = self.number();
         std::future::poll_fn(|cx| self.poll_open(id, cx)).await;
     }
+}
+
+/// Whether an address is of a network.
+fn holds(network: &str, address: IpAddr) -> bool {
+    let Ok((first, bits)) = crate::agent::partition::network(network) else { return false };
+    let number = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => (u128::from(u32::from(ip)) << 96, true),
+        IpAddr::V6(ip) => (u128::from(ip), false),
+    };
+    let ((a, four), (b, also)) = (number(first), number(address));
+    four == also && (bits == 0 || (a ^ b) >> (128 - u32::from(bits)) == 0)
 }
 
 /// An end of a connection. What is written while the network is gone waits in the sender's buffer; what is read comes when it is back.

@@ -23,6 +23,7 @@ use super::{
     kubelet::{ExecAsk, ExecEnd},
     model::{self, Exec, Log, Model, Next, Probe, Turn},
     net::{Listener, Net, Place},
+    shell,
     store::Key,
     transport::Server,
 };
@@ -97,6 +98,32 @@ impl Hosting {
         if truths.len() < TRUTHS {
             truths.push(Truth { at_us: self.clock.now().wall_us, pod, what: what.to_owned(), fact });
         }
+    }
+
+    /// The claim of a pod's volume, if it is one of a claim that is there.
+    pub(in crate::sandbox) fn claim_of(&self, pod: &Value, volume: &str) -> Option<Value> {
+        let found = look::items(pod, "/spec/volumes").iter().find(|v| text(v, "/name") == volume)?;
+        let claim = match text(found, "/persistentVolumeClaim/claimName") {
+            "" if found.get("ephemeral").is_some() => format!("{}-{volume}", text(pod, "/metadata/name")),
+            "" => return None,
+            claim => claim.to_owned(),
+        };
+        let server = self.server.upgrade()?;
+        let stored = server.core.lock().peek("", "persistentvolumeclaims", text(pod, "/metadata/namespace"), &claim).cloned();
+        stored.map(|claim| claim.value.clone())
+    }
+
+    /// What a pod's volume is kept under: it is the claim's if it is of a claim, else the pod's.
+    pub(in crate::sandbox) fn volume_key(&self, pod: &Value, volume: &str) -> String {
+        match self.claim_of(pod, volume) {
+            Some(claim) => format!("claim {}", text(&claim, "/metadata/uid")),
+            None => format!("pod {} {volume}", text(pod, "/metadata/uid")),
+        }
+    }
+
+    /// What is kept under a name.
+    pub(in crate::sandbox) fn contents(&self, key: &str) -> Arc<Volume> {
+        Arc::clone(lock(&self.volumes).entry(key.to_owned()).or_default())
     }
 
     /// All facts so far, in order.
@@ -383,25 +410,14 @@ impl Env {
             .iter()
             .find(|mount| text(mount, "/mountPath").trim_end_matches('/') == mount_path.trim_end_matches('/'));
         let Some(name) = mount.map(|mount| text(mount, "/name")) else {
-            return self.contents(&format!("container {} {} {mount_path}", self.uid(), self.0.seed));
+            return self.0.hosting.contents(&format!("container {} {} {mount_path}", self.uid(), self.0.seed));
         };
-        let volume = look::items(pod, "/spec/volumes").iter().find(|volume| text(volume, "/name") == name);
-        let claim = volume.map_or(String::new(), |volume| match text(volume, "/persistentVolumeClaim/claimName") {
-            "" if volume.get("ephemeral").is_some() => format!("{}-{name}", self.name()),
-            claim => claim.to_owned(),
-        });
-        if !claim.is_empty() {
-            let server = self.0.hosting.server.upgrade();
-            let found = server.and_then(|s| s.core.lock().peek("", "persistentvolumeclaims", self.namespace(), &claim).cloned());
-            if let Some(found) = found {
-                return self.contents(&format!("claim {}", text(&found.value, "/metadata/uid")));
-            }
-        }
-        self.contents(&format!("pod {} {name}", self.uid()))
+        self.0.hosting.contents(&self.0.hosting.volume_key(pod, name))
     }
 
-    fn contents(&self, key: &str) -> Arc<Volume> {
-        Arc::clone(lock(&self.0.hosting.volumes).entry(key.to_owned()).or_default())
+    /// Nothing can be written to the volume that is mounted at a path: it is full, or its node's disk is.
+    pub(in crate::sandbox) fn volume_full(&self, mount_path: &str) -> bool {
+        self.disk_full() || shell::is_full(self, mount_path)
     }
 
     /// Notes something that is so, for checkers.
@@ -455,7 +471,7 @@ impl Model for Hosted {
         let (uid, now) = (text(turn.pod, "/metadata/uid"), turn.now_us.to_string());
         let seed = look::mix(&[&self.hosting.seed.to_string(), uid, turn.container, &now]);
         let (node, ip) = self.at.clone();
-        let place = Place::pod(text(turn.pod, "/metadata/namespace"), &node);
+        let place = Place::pod(text(turn.pod, "/metadata/namespace"), &node, &ip);
         let env = Env(Arc::new(Own {
             dialer: self.hosting.net.dialer(place),
             hosting: Arc::clone(&self.hosting),

@@ -203,8 +203,10 @@ impl World {
         let params = AttachParams::default().stdout(true).stderr(true);
         let mut session = self.api::<Pod>().exec(pod, command.to_vec(), &params).await.unwrap();
         let status = session.take_status().unwrap();
-        let mut out = String::new();
-        session.stdout().unwrap().read_to_string(&mut out).await.unwrap();
+        let mut out = Vec::new();
+        session.stdout().unwrap().read_to_end(&mut out).await.unwrap();
+        // A damaged file is no text.
+        let out = String::from_utf8_lossy(&out).into_owned();
         let status = status.await.unwrap();
         session.join().await.unwrap();
         (status.status, out, status.message.unwrap_or_default())

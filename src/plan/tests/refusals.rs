@@ -264,6 +264,14 @@ fn nodes_and_volumes_have_limits_of_their_own() {
         ["step `s`: with it the drill breaks 1 node, and `limits.nodes` is 0"]
     );
     assert_eq!(refusals(json!({"zone": "z1"}), lose, json!({"nodes": 1})), Vec::<String>::new());
+    // What acts on a pod's volume breaks the volume, and takes no pod away.
+    let fill = json!({"fillDisk": {"target": "t", "path": "/data", "to": "90%"}});
+    let primary = json!({"namespace": "shop", "pods": "cluster=orders,role=master"});
+    assert_eq!(
+        refusals(primary.clone(), fill.clone(), json!({"pods": 1})),
+        ["step `s`: with it the drill breaks 1 volume, and `limits.volumes` is 0"]
+    );
+    assert_eq!(refusals(primary, fill, json!({"volumes": 1})), Vec::<String>::new());
     // A node that has gone since its target was resolved.
     let spec: Target = serde_json::from_value(json!({"zone": "z1"})).unwrap();
     let target = resolve::resolve("t", &spec, &snapshot, 7).unwrap();

@@ -8,6 +8,7 @@ mod probe;
 mod processes;
 mod reach;
 mod report;
+mod volumes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,17 +1,26 @@
 //! The processes of a node, as a privileged pod with `hostPID` sees them: each container that runs has one.
 
-use std::{collections::BTreeSet, fmt, sync::Weak};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Weak},
+};
 
 use rustix::process::Signal as UnixSignal;
 use serde_json::json;
 
 use super::{
-    super::{cluster::Cluster, control::Who, core::text, model::Signal, store::Key},
+    super::{cluster::Cluster, control::Who, core::text, model::Signal, net::Net, store::Key},
     Nodes,
     container::Phase,
 };
 use crate::{
-    agent::processes::{Ident, NodePod, Process, State, Table},
+    agent::{
+        partition::{Cutting, PartitionAt},
+        processes::{Ident, NodePod, Process, State, Table},
+        volume::{Volume, VolumeAt},
+    },
     clock::Clock,
 };
 
@@ -162,5 +171,94 @@ impl Table for NodeTable {
             cluster.poke([(Who::Kubelet, found.key)]);
         }
         Ok(hit)
+    }
+
+    fn command(&self, ident: Ident) -> Option<String> {
+        self.seen().into_iter().find(|p| p.ident == ident).map(|p| p.comm)
+    }
+
+    fn volume(&self, at: &VolumeAt, lost: bool) -> Result<Box<dyn Volume + Send>, String> {
+        let Some(cluster) = self.cluster.upgrade() else { return Err("the sandbox is ending".to_owned()) };
+        let (pod, hosting) = {
+            let inner = cluster.lock();
+            (inner.nodes.pod_on(&self.node, &at.pod.uid), inner.nodes.hosting.clone())
+        };
+        let hosting = hosting.ok_or("the sandbox is ending")?;
+        if !self.privileged && at.pod.uid != self.own_uid {
+            return Err(format!("failed to open {} of {}: Operation not permitted", at.mount, at.pod.name));
+        }
+        let runs = self.seen().iter().any(|p| p.uid == at.pod.uid && p.container == at.container);
+        if !runs && !lost {
+            return Err(format!("no process of container {} of {} is on this node", at.container, at.pod.name));
+        }
+        Ok(Box::new(super::volumes::open(&hosting, pod.as_ref(), at)?))
+    }
+
+    fn cut(&self, at: &PartitionAt) -> Result<Box<dyn Cutting>, String> {
+        let (ip, net) = self.address(at)?;
+        net.set_cuts(ip, &at.name, Some(at.cuts.clone()));
+        let (cluster, uid) = (self.cluster.clone(), at.pod.uid.clone());
+        Ok(Box::new(CutOff { cluster, uid, net, ip, name: at.name.clone(), count: at.cuts.len() }))
+    }
+
+    fn is_cut(&self, at: &PartitionAt) -> Result<bool, String> {
+        self.address(at).map(|(ip, net)| net.has_cuts(ip, &at.name))
+    }
+}
+
+impl NodeTable {
+    /// The address of a pod of the node's, and the network that it is in.
+    fn address(&self, at: &PartitionAt) -> Result<(IpAddr, Arc<Net>), String> {
+        let found = self.seen().into_iter().find(|p| p.uid == at.pod.uid);
+        let found = found.ok_or_else(|| format!("pod {} has no process on this node", at.pod.name))?;
+        if !self.privileged && found.uid != self.own_uid {
+            return Err(format!("failed to enter the network namespace of {}: Operation not permitted", at.pod.name));
+        }
+        let cluster = self.cluster.upgrade().ok_or("the sandbox is ending")?;
+        let inner = cluster.lock();
+        let net = inner.nodes.hosting.as_ref().map(|hosting| Arc::clone(&hosting.net)).ok_or("the sandbox is ending")?;
+        let ip = inner.nodes.runs.get(&(found.key, found.uid)).and_then(|run| run.address.parse().ok());
+        Ok((ip.ok_or_else(|| format!("pod {} has no address", at.pod.name))?, net))
+    }
+}
+
+/// A cut that is in force until it is dropped, as rules end with the socket they belong to.
+struct CutOff {
+    cluster: Weak<Cluster>,
+    uid: String,
+    net: Arc<Net>,
+    ip: IpAddr,
+    name: String,
+    count: usize,
+}
+
+impl fmt::Debug for CutOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CutOff").field("ip", &self.ip).finish_non_exhaustive()
+    }
+}
+
+impl Cutting for CutOff {
+    fn look(&self) -> Result<String, String> {
+        let runs = |cluster: Arc<Cluster>| cluster.lock().nodes.runs.keys().any(|(_, uid)| *uid == self.uid);
+        if !self.cluster.upgrade().is_some_and(runs) {
+            return Err("the pod is gone, and its traffic with it".to_owned());
+        }
+        if self.net.has_cuts(self.ip, &self.name) {
+            Ok(format!("{} cuts of its traffic", self.count))
+        } else {
+            Err("its traffic passes again".to_owned())
+        }
+    }
+
+    fn lift(&mut self) -> Result<(), String> {
+        self.net.set_cuts(self.ip, &self.name, None);
+        Ok(())
+    }
+}
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        self.net.set_cuts(self.ip, &self.name, None);
     }
 }

@@ -76,7 +76,7 @@ impl Kubelets for Reach {
         async move {
             let ((node, address), hosting) = found.ok_or_else(|| format!("pod {} does not run", key.1))?;
             // From its own node: what a lost network cuts off is the way to that.
-            let dialer = hosting.net.dialer(Place::pod(&key.0, &node));
+            let dialer = hosting.net.dialer(Place::node(&key.0, &node));
             dialer.connect(&address, port).await.map_err(|error| format!("failed to connect to localhost:{port} inside namespace: {error}"))
         }
         .boxed()

@@ -14,6 +14,8 @@ const LONGEST: usize = 4096;
 enum Entry {
     Folder,
     File(Vec<u8>),
+    /// A file that is only large: so many bytes that nobody reads.
+    Room(u64),
 }
 
 /// The files of a volume, or of a container's own file system. Clones share them.
@@ -25,9 +27,20 @@ impl Tree {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many bytes its files have.
+    /// How many bytes its files have, without those that nobody reads.
     pub(in crate::sandbox) fn bytes(&self) -> usize {
         self.lock().values().map(|entry| if let Entry::File(bytes) = entry { bytes.len() } else { 0 }).sum()
+    }
+
+    /// How many bytes its files take.
+    pub(in crate::sandbox) fn room(&self) -> u64 {
+        self.lock().values().fold(0, |sum: u64, entry| {
+            sum.saturating_add(match entry {
+                Entry::Folder => 0,
+                Entry::File(bytes) => bytes.len() as u64,
+                Entry::Room(bytes) => *bytes,
+            })
+        })
     }
 }
 
@@ -109,8 +122,49 @@ impl Files {
         let (tree, at) = self.place(path);
         match tree.lock().get(&at) {
             Some(Entry::File(bytes)) => Some(bytes.clone()),
+            Some(Entry::Room(_)) => Some(Vec::new()),
             _ => None,
         }
+    }
+
+    /// A file's size; 0 where there is none.
+    pub(in crate::sandbox) fn size(&self, path: &str) -> u64 {
+        let (tree, at) = self.place(path);
+        match tree.lock().get(&at) {
+            Some(Entry::File(bytes)) => bytes.len() as u64,
+            Some(Entry::Room(bytes)) => *bytes,
+            _ => 0,
+        }
+    }
+
+    /// Makes a file as large as that, with nothing that anybody would read in it.
+    pub(in crate::sandbox) fn take(&self, path: &str, bytes: u64) {
+        let (tree, at) = self.place(path);
+        tree.lock().insert(at, Entry::Room(bytes));
+    }
+
+    /// Renames a file, or a folder with all that is in it, within a volume, and never over something. False: something is there.
+    ///
+    /// # Errors
+    /// There is none, or no folder to put it in.
+    pub(in crate::sandbox) fn rename(&self, from: &str, to: &str) -> Result<bool, String> {
+        let (from, to) = (clean(from), clean(to));
+        if !self.exists(&from) || !self.is_folder(parent(&to)) {
+            return Err("No such file or directory".to_owned());
+        }
+        if self.exists(&to) {
+            return Ok(false);
+        }
+        self.writable(&to, 0)?;
+        let ((tree, old), (_, new)) = (self.place(&from), self.place(&to));
+        let mut entries = tree.lock();
+        let moved: Vec<String> = entries.keys().filter(|entry| **entry == old || above(&old, entry)).cloned().collect();
+        for path in moved {
+            if let Some(entry) = entries.remove(&path) {
+                entries.insert(format!("{new}{}", &path[old.len()..]), entry);
+            }
+        }
+        Ok(true)
     }
 
     /// Writes a file anew, or at its end.
@@ -144,7 +198,8 @@ impl Files {
         }
         let (tree, _) = self.place(path);
         // Nothing is written to a full disk, but a file can still be emptied.
-        if more > 0 && self.full || tree.bytes().saturating_add(more) > MOST {
+        let taken = self.mount(path).is_some_and(|mount| mount.tree.room().saturating_add(more as u64) > mount.size);
+        if more > 0 && (self.full || taken) || tree.bytes().saturating_add(more) > MOST {
             return Err("No space left on device".to_owned());
         }
         Ok(())
@@ -242,7 +297,7 @@ mod tests {
     #[test]
     fn files_are_of_the_volume_that_is_mounted_above_them() {
         let (own, data, secret) = (Tree::default(), Tree::default(), Tree::default());
-        let mount = |path: &str, tree: &Tree, read_only| Mount { path: path.to_owned(), tree: tree.clone(), read_only, size: 1 };
+        let mount = |path: &str, tree: &Tree, read_only| Mount { path: path.to_owned(), tree: tree.clone(), read_only, size: 1 << 20 };
         let files = Files::new(own.clone(), vec![mount("/data", &data, false), mount("/etc/tls", &secret, true)], false);
         assert_eq!(files.list("/"), Some(["data", "dev", "etc", "run", "tmp", "var"].map(str::to_owned).to_vec()));
         assert_eq!(files.list("/etc"), Some(vec!["tls".to_owned()]));

@@ -46,7 +46,7 @@ use super::{
     core::text,
     kubelet::{ExecAsk, ExecEnd},
     model,
-    program::Env,
+    program::{Env, Hosting},
     quantity::Quantity,
 };
 use crate::clock::Clock;
@@ -56,7 +56,7 @@ use state::{Host, Shell, Stop};
 /// How many commands may run in the background of one exec.
 const JOBS: usize = 64;
 /// How large a volume is that says nothing of its size.
-const SIZE: u64 = 100 << 30;
+pub(in crate::sandbox) const SIZE: u64 = 100 << 30;
 
 /// A command that a model is to run.
 pub(in crate::sandbox) struct Ran<'a> {
@@ -122,14 +122,26 @@ fn mounts(env: &Env) -> Vec<Mount> {
             }
             return Some(Mount { path, tree, read_only: true, size: SIZE });
         }
-        let claim = text(volume, "/persistentVolumeClaim/claimName");
-        let claim = if claim.is_empty() { None } else { env.stored("persistentvolumeclaims", claim) };
-        let size = claim.as_ref().and_then(|c| Quantity::read(text(c, "/spec/resources/requests/storage")));
-        let size = size.and_then(|size| u64::try_from(size.nano() / 1_000_000_000).ok());
+        let size = volume_size(env.hosting(), pod, text(mount, "/name"));
         let tree = env.volume(at).get_or_init("files", Tree::default);
         Some(Mount { path, tree: (*tree).clone(), read_only, size: size.unwrap_or(SIZE) })
     };
     look::items(env.spec(), "/volumeMounts").iter().filter_map(mount).collect()
+}
+
+/// Whether the volume that is mounted at a path is full.
+pub(in crate::sandbox) fn is_full(env: &Env, mount_path: &str) -> bool {
+    let mount = |m: &&Value| text(m, "/mountPath").trim_end_matches('/') == mount_path.trim_end_matches('/');
+    let Some(mount) = look::items(env.spec(), "/volumeMounts").iter().find(mount) else { return false };
+    let Some(size) = volume_size(env.hosting(), env.pod(), text(mount, "/name")) else { return false };
+    env.volume(mount_path).get::<Tree>("files").is_some_and(|tree| tree.room() >= size)
+}
+
+/// The size of a pod's volume: none for one that has none of its own.
+pub(in crate::sandbox) fn volume_size(hosting: &Hosting, pod: &Value, volume: &str) -> Option<u64> {
+    let claim = hosting.claim_of(pod, volume)?;
+    let size = Quantity::read(text(&claim, "/spec/resources/requests/storage"))?;
+    u64::try_from(size.nano() / 1_000_000_000).ok()
 }
 
 /// Answers an exec with the shell and these commands: `sh` and `bash` with a script, a command of the model's, a small tool.

@@ -148,7 +148,7 @@ pub struct Signal {
     pub target: String,
     /// Name such as `SIGTERM`.
     pub signal: String,
-    /// The process, by its command's name.
+    /// The process, by its command's name or a part of its command line.
     pub process: String,
 }
 
@@ -233,7 +233,7 @@ pub struct FillDisk {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CorruptFile {
-    /// A target of pods.
+    /// A target of pods or a claim.
     #[schemars(extend("x-names" = "target"))]
     pub target: String,
     /// The file, on a volume of the target.

@@ -160,7 +160,7 @@ async fn once(env: &Env, number: u32, weak: &str, stored: &std::sync::Mutex<Repo
     sleep(Duration::from_micros(takes.unsigned_abs())).await;
     member.send(&ToMember::Copy).await?;
     let FromMember::Copy(parcel) = member.next_within(LIMIT).await? else { return Err(io::Error::other("the primary has moved")) };
-    if env.disk_full() {
+    if env.volume_full(repository::PATH) {
         return Err(io::Error::other("No space left on device"));
     }
     let image = weakened(parcel.unpack(), weak, before.as_ref());

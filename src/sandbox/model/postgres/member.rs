@@ -382,6 +382,8 @@ impl Member {
     fn run_server(self: &Arc<Self>, files: &Files) {
         let env = &self.env;
         let server = Server::new(Arc::clone(files), env.clock(), env.ip());
+        let own = env.clone();
+        server.on_volume(move || own.volume_full(super::DATA));
         *lock(&self.server) = Some((Arc::clone(&server), archive::Running::new(env)));
         *lock(&self.state) = "running";
         let mut listener = env.listen(PORT);

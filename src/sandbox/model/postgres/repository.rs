@@ -299,7 +299,7 @@ async fn serve(env: &Env, stream: Stream) -> io::Result<()> {
                 }
             }
             ToHost::Push { past, records } => {
-                if env.disk_full() {
+                if env.volume_full(PATH) {
                     FromHost::Refused("No space left on device".to_owned())
                 } else {
                     lock(&repository).push(&past, records);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -53,6 +53,8 @@ pub(super) struct Server {
     pub(super) stop: CancellationToken,
     /// It is down: nobody gets its log any more.
     pub(super) down: CancellationToken,
+    /// Whether nothing more can be written to its volume, where that is known.
+    full: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
 /// How the wait for a synchronous replica ended.
@@ -76,7 +78,14 @@ impl Server {
             changed: watch::Sender::new(0),
             stop: CancellationToken::new(),
             down: CancellationToken::new(),
+            full: OnceLock::new(),
         })
+    }
+
+    /// Has it ask whether its volume is full before each commit.
+    pub(super) fn on_volume(&self, full: impl Fn() -> bool + Send + Sync + 'static) {
+        // Once: a server does not change its volume.
+        let _ = self.full.set(Box::new(full));
     }
 
     /// Now, in microseconds since the Unix epoch.
@@ -386,6 +395,9 @@ impl Session {
         let Some(open) = self.transaction.take() else { return Ok(None) };
         if open.changes.is_empty() {
             return Ok(None);
+        }
+        if self.server.full.get().is_some_and(|full| full()) {
+            return Err(SqlError::new("53100", "could not extend file \"base/5/16384\": No space left on device"));
         }
         let mut files = lock(&self.server.files);
         if files.standby || files.recovery.is_some() {

@@ -209,7 +209,7 @@ async fn df(shell: &mut Shell<'_>, args: &[String], files: &Files) -> Going<Opti
             return failed(shell, "df", &format!("{name}: No such file or directory"), 1).await;
         }
         let (size, used, at) = match files.mount(&path) {
-            Some(mount) => (mount.size, mount.tree.bytes() as u64, mount.path.clone()),
+            Some(mount) => (mount.size, mount.tree.room(), mount.path.clone()),
             None => (OWN_BYTES, files.own_bytes() as u64, "/".to_owned()),
         };
         let used = if files.is_full() { size } else { used.min(size) };

@@ -1,0 +1,162 @@
+//! `signal`: one signal to one process of each target pod, by a helper on its node.
+//!
+//! The process is chosen when the fault is prepared and is in the undo by number and start time, so that whoever reverts wakes exactly
+//! that one. Only what stops (SIGSTOP, SIGTSTP) has something to undo. The helper's side is [`crate::agent::signals`].
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::future::join_all;
+
+use super::{FaultCx, FaultError, PodOnNode, Prepared, ProcessFault, SignalledProcess, Undo, change::until, processes};
+use crate::{
+    agent::{
+        node::NodeReq,
+        signals::{self, SignalSeen, SignalTo, SignalsReport},
+        volume::Step,
+    },
+    clock::Stamp,
+    journal::RevertResult,
+    plan::ResolvedObject,
+    scenario::types::Signal,
+};
+
+/// A process that is meant, chosen or not yet.
+type Meant<'a> = (&'a PodOnNode, &'a str, Option<crate::agent::processes::Ident>);
+
+pub(super) async fn prepare(
+    cx: &FaultCx,
+    spec: &Signal,
+    targets: &[ResolvedObject],
+    containers: &[String],
+) -> Result<Prepared, FaultError> {
+    let what = format!("send {} to process `{}`", spec.signal, spec.process);
+    signals::by_name(&spec.signal).map_err(|why| FaultError::failed(&what, why))?;
+    let (pods, objects) = processes::pods(cx, targets, containers, &what).await?;
+    processes::see_containers(cx, &pods).await?;
+    let id = format!("{:x}", cx.clock.now().wall_us);
+    let meant: Vec<Meant<'_>> = pods.iter().map(|pod| (pod, spec.process.as_str(), None)).collect();
+    let seen = ask(cx, Step::Look, &spec.signal, &id, &meant).await?;
+    let mut to = Vec::new();
+    for (pod, seen) in pods.iter().zip(seen) {
+        let ident =
+            seen.ident.ok_or_else(|| FaultError::failed(&what, format!("the helper on {} does not say which process", pod.node)))?;
+        to.push(SignalledProcess { pod: pod.clone(), process: spec.process.clone(), ident });
+    }
+    Ok(Prepared { undo: Undo::Signal { to, signal: spec.signal.clone(), id }, objects })
+}
+
+/// Asks the helpers of all nodes at once; answers in the order asked.
+async fn ask(cx: &FaultCx, step: Step, signal: &str, id: &str, meant: &[Meant<'_>]) -> Result<Vec<SignalSeen>, FaultError> {
+    let mut nodes: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (n, (pod, ..)) in meant.iter().enumerate() {
+        nodes.entry(&pod.node).or_default().push(n);
+    }
+    let asked = nodes.into_iter().map(|(node, which)| {
+        let to = which.iter().map(|n| {
+            let (pod, process, ident) = meant[*n];
+            SignalTo { pod: processes::on_node(cx, pod), process: process.to_owned(), ident, signal: signal.to_owned(), id: id.to_owned() }
+        });
+        let request = NodeReq::Signals { step, to: to.collect() };
+        async move {
+            let link = cx.helpers.on(node).await?;
+            let report: SignalsReport = link.call("signal", &request, processes::ASK_LIMIT).await?;
+            Ok::<_, FaultError>((which, report.signals))
+        }
+    });
+    let mut all: Vec<SignalSeen> = vec![SignalSeen::default(); meant.len()];
+    for answer in join_all(asked).await {
+        let (which, seen) = answer?;
+        for (n, seen) in which.into_iter().zip(seen) {
+            all[n] = seen;
+        }
+    }
+    Ok(all)
+}
+
+fn meant(to: &[SignalledProcess]) -> Vec<Meant<'_>> {
+    to.iter().map(|to| (&to.pod, to.process.as_str(), Some(to.ident))).collect()
+}
+
+fn said(seen: &[SignalSeen]) -> String {
+    seen.iter().map(|s| s.detail.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// Places the helpers, and looks whether each still sees its process.
+pub(super) async fn arm(cx: &FaultCx, to: &[SignalledProcess], signal: &str, id: &str) -> Result<(), FaultError> {
+    let pods: Vec<PodOnNode> = to.iter().map(|to| to.pod.clone()).collect();
+    processes::see_containers(cx, &pods).await?;
+    ask(cx, Step::Look, signal, id, &meant(to)).await.map(drop)
+}
+
+pub(super) async fn inject(cx: &FaultCx, to: &[SignalledProcess], signal: &str, id: &str) -> Result<(Stamp, Stamp), FaultError> {
+    let start = cx.clock.now();
+    ask(cx, Step::Inject, signal, id, &meant(to)).await?;
+    Ok((start, cx.clock.now()))
+}
+
+pub(super) async fn effective(
+    cx: &FaultCx,
+    to: &[SignalledProcess],
+    signal: &str,
+    id: &str,
+    limit: Duration,
+) -> Result<(Stamp, String), FaultError> {
+    until(cx, "that the signal arrived", limit, || async {
+        let seen = ask(cx, Step::Check, signal, id, &meant(to)).await?;
+        Ok(if seen.iter().all(|s| s.effective) { Ok(said(&seen)) } else { Err(said(&seen)) })
+    })
+    .await
+}
+
+pub(super) async fn holds(cx: &FaultCx, to: &[SignalledProcess], signal: &str, id: &str) -> Result<Option<String>, FaultError> {
+    if !signals::stops(signal) {
+        return Ok(None);
+    }
+    let broken: Vec<String> = ask(cx, Step::Check, signal, id, &meant(to)).await?.into_iter().filter_map(|s| s.broken).collect();
+    Ok((!broken.is_empty()).then(|| broken.join("; ")))
+}
+
+pub(super) async fn revert(cx: &FaultCx, to: &[SignalledProcess], signal: &str, id: &str) -> Result<(RevertResult, String), FaultError> {
+    if !signals::stops(signal) {
+        return Ok((RevertResult::Nothing, format!("{signal} has nothing to undo")));
+    }
+    let mut there = Vec::new();
+    for to in to {
+        if processes::there(cx, &to.pod).await?.is_some() {
+            there.push(to.clone());
+        }
+    }
+    if there.is_empty() {
+        return Ok((RevertResult::TargetGone, "none of the pods exists any more".to_owned()));
+    }
+    // Where no helper is left, somebody may have been stopped and nobody is there to wake him: a new one.
+    let seen = ask(cx, Step::Revert, signal, id, &meant(&there)).await?;
+    let result = if seen.iter().any(|s| s.woken) { RevertResult::Reverted } else { RevertResult::Nothing };
+    Ok((result, said(&seen)))
+}
+
+/// What was stopped runs, or is gone with its pod; after any other signal the containers run, or the pods' owners have their pods back.
+pub(super) async fn gone(
+    cx: &FaultCx,
+    to: &[SignalledProcess],
+    signal: &str,
+    id: &str,
+    limit: Duration,
+) -> Result<(Stamp, String), FaultError> {
+    let pods: Vec<PodOnNode> = to.iter().map(|to| to.pod.clone()).collect();
+    if !signals::stops(signal) {
+        return processes::gone(cx, &pods, ProcessFault::Crash, limit).await;
+    }
+    until(cx, "that nothing is stopped any more", limit, || async {
+        let mut there = Vec::new();
+        for to in to {
+            if processes::there(cx, &to.pod).await?.is_some() {
+                there.push(to.clone());
+            }
+        }
+        let seen = ask(cx, Step::Check, signal, id, &meant(&there)).await?;
+        let pods = if there.len() < to.len() { format!("{} pods are gone; ", to.len() - there.len()) } else { String::new() };
+        Ok(if seen.iter().any(|s| s.stopped) { Err(said(&seen)) } else { Ok(format!("{pods}{}", said(&seen))) })
+    })
+    .await
+}
