@@ -482,7 +482,7 @@ fn bare(mut object: Value) -> Value {
             metadata.remove(key);
         }
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            annotations.retain(|key, _| !key.starts_with("deployment.kubernetes.io/"));
+            annotations.retain(|key, _| !key.starts_with("deployment.kubernetes.io/") && key != "node.alpha.kubernetes.io/ttl");
         }
         if metadata.get("annotations").is_some_and(|all| all == &json!({})) {
             metadata.remove("annotations");
