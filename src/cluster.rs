@@ -38,6 +38,36 @@ const MISSING_KIND: &str = "MissingKind";
 /// How many objects a page of a list has.
 const PAGE: u32 = 500;
 
+/// Leave to change something now. What is read before a change takes its time, and Leases may run out meanwhile.
+#[derive(Clone)]
+pub struct Leave(Arc<dyn Fn() -> Result<(), String> + Send + Sync>);
+
+impl Leave {
+    /// As `ask` has it: why not, if not.
+    pub fn new(ask: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ask))
+    }
+
+    /// Always.
+    pub fn always() -> Self {
+        Self::new(|| Ok(()))
+    }
+
+    /// Asks for it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ask(&self) -> Result<(), String> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Leave {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leave").finish_non_exhaustive()
+    }
+}
+
 /// How long a watch that broke is left alone: as kube has it, but without chance, so that the same drill twice is the same.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct WatchPause {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    cluster::{Cluster, ClusterError, WatchPause},
+    cluster::{Cluster, ClusterError, Leave, WatchPause},
     labels,
     scenario::types::{Dur, OwnPlace},
 };
@@ -240,7 +240,7 @@ fn post() -> PostParams {
 ///
 /// # Errors
 /// When the pod is refused, or one of that name is in the way.
-pub async fn make(cluster: &Cluster, spec: &PodSpec, deadline: tokio::time::Instant) -> Result<Pod, LinkError> {
+pub async fn make(cluster: &Cluster, spec: &PodSpec, leave: &Leave, deadline: tokio::time::Instant) -> Result<Pod, LinkError> {
     let namespace = &spec.place.namespace;
     let name = spec.kind.pod_name(&spec.drill);
     ensure_namespace(cluster, namespace).await.map_err(|e| spec.failed(e.to_string()))?;
@@ -248,6 +248,7 @@ pub async fn make(cluster: &Cluster, spec: &PodSpec, deadline: tokio::time::Inst
     let manifest = spec.manifest()?;
     loop {
         let what = format!("create pod {namespace}/{name}");
+        leave.ask().map_err(|why| spec.failed(why))?;
         match cluster.call(&what, api.create(&post(), &manifest)).await {
             Ok(pod) => return Ok(pod),
             Err(e) if e.is_conflict() => {}
@@ -278,18 +279,24 @@ pub fn is_over(pod: &Pod) -> bool {
 }
 
 /// Puts an agent in its place, or finds the one that an earlier runner of the same drill has put there, and attaches to it.
-/// Returns the link and the pod's name. Takes at most `limit`.
+/// Returns the link and the pod's name. Takes at most `limit`; `leave` is asked at once before each attempt to make the pod.
 ///
 /// # Errors
 /// When the pod is refused, does not come up in time (with the kubelet's reason), or does not answer.
-pub async fn place(cluster: &Cluster, spec: &PodSpec, clock: &Clock, limit: Duration) -> Result<(Link, Events, String), LinkError> {
+pub async fn place(
+    cluster: &Cluster,
+    spec: &PodSpec,
+    leave: &Leave,
+    clock: &Clock,
+    limit: Duration,
+) -> Result<(Link, Events, String), LinkError> {
     let deadline = tokio::time::Instant::now() + limit;
     let namespace = &spec.place.namespace;
     let name = spec.kind.pod_name(&spec.drill);
     let api: Api<Pod> = cluster.api(namespace);
     let mut again = true;
     loop {
-        let pod = make(cluster, spec, deadline).await?;
+        let pod = make(cluster, spec, leave, deadline).await?;
         // One that had started was there before; if it now turns out to have just ended, another one is made.
         let found = pod.status.as_ref().is_some_and(|s| s.start_time.is_some());
         match tokio::time::timeout_at(deadline, wait_running(&api, &name)).await {

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Acks, DrillError, DrillState, Fence, executor::Drill};
 use crate::{
     clock::Clock,
-    cluster::Cluster,
-    fault::{FaultCx, Leave},
+    cluster::{Cluster, Leave},
+    fault::FaultCx,
     journal::{Disk, Event, Inbox, Journal, JournalError, Log, Record, RecordStore, ResumeIntent, StoredRecord, find_record},
     net::Dialer,
     plan::Plan,

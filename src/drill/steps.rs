@@ -11,6 +11,7 @@ use super::{
     wait::{Waited, against},
 };
 use crate::{
+    cluster::Leave,
     fault,
     journal::{AlertStage, DigestWhich, Event, FaultId, RunbookState, StepOutcome, Stop},
     plan::{self, PlannedStep},
@@ -263,7 +264,7 @@ impl Drill {
     /// could not see and has reverted already. Nobody else knows of it: it is undone by the one who did it.
     async fn undo_if_fenced(&self, undo: &fault::Undo) -> Result<(), DrillError> {
         let Err(fenced) = self.may_act().await else { return Ok(()) };
-        let faults = fault::FaultCx { leave: fault::Leave::always(), ..self.faults.clone() };
+        let faults = fault::FaultCx { leave: Leave::always(), ..self.faults.clone() };
         match fault::revert(&faults, undo).await {
             Ok((result, detail)) => tracing::warn!(?result, detail, "changed something after the Leases were lost, and undid it"),
             Err(error) => tracing::error!(%error, "changed something after the Leases were lost, and could not undo it"),

@@ -54,7 +54,9 @@ impl Drill {
             deadline: self.plan.limits.duration.0 + LAST_RESORT,
         };
         let deadline = tokio::time::Instant::now() + READY_LIMIT;
-        let pod = pods::make(&self.cluster, &spec, deadline).await.map_err(|e| not_placed(format!("{e}; {}", self.way_out())))?;
+        let pod = pods::make(&self.cluster, &spec, &self.faults.leave, deadline)
+            .await
+            .map_err(|e| not_placed(format!("{e}; {}", self.way_out())))?;
         if let Some(detail) = remark {
             self.record(Event::Deviation { detail }).await?;
         }

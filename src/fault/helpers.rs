@@ -17,7 +17,7 @@ use crate::{
         pods::{AgentKind, PodSpec, place, remove},
     },
     clock::Clock,
-    cluster::Cluster,
+    cluster::{Cluster, Leave},
     labels,
     plan::Plan,
 };
@@ -78,7 +78,7 @@ impl Helpers {
     ///
     /// # Errors
     /// When the environment forbids node helpers, or its pod does not come up.
-    pub(super) async fn on(&self, node: &str) -> Result<Link, FaultError> {
+    pub(super) async fn on(&self, node: &str, leave: &Leave) -> Result<Link, FaultError> {
         let inner = &self.0;
         let own = &inner.plan.place.firedrill;
         if !own.node_helpers {
@@ -101,25 +101,25 @@ impl Helpers {
             deadline: inner.plan.limits.duration.0 + LAST_RESORT,
         };
         // A helper has nothing to say unasked.
-        let (link, _events, pod) = place(&inner.cluster, &spec, &inner.clock, PLACE_LIMIT).await?;
+        let (link, _events, pod) = place(&inner.cluster, &spec, leave, &inner.clock, PLACE_LIMIT).await?;
         *slot = Some(Placed { link: link.clone(), pod });
         Ok(link)
     }
 
     /// The helper of a node if there is one, of this runner or of an earlier one.
-    pub(super) async fn existing(&self, node: &str) -> Result<Option<Link>, FaultError> {
+    pub(super) async fn existing(&self, node: &str, leave: &Leave) -> Result<Option<Link>, FaultError> {
         let slot = self.slots().into_iter().find(|(name, _)| name == node).map(|(_, slot)| slot);
         if let Some(slot) = slot
             && slot.lock().await.is_some()
         {
-            return self.on(node).await.map(Some);
+            return self.on(node, leave).await.map(Some);
         }
         let name = AgentKind::NodeHelper { node: node.to_owned() }.pod_name(&self.0.drill);
         let found = self.0.cluster.get_opt::<Pod>(&self.0.plan.place.firedrill.namespace, &name).await?;
         let runs = found.is_some_and(|p| {
             p.metadata.deletion_timestamp.is_none() && p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
         });
-        if runs { self.on(node).await.map(Some) } else { Ok(None) }
+        if runs { self.on(node, leave).await.map(Some) } else { Ok(None) }
     }
 
     pub(super) fn keep_containers(&self, uid: &str, ids: BTreeMap<String, String>) {

@@ -33,8 +33,9 @@ pub use helpers::Helpers;
 pub use undo::*;
 
 use crate::{
+    agent::Link,
     clock::{Clock, Stamp},
-    cluster::{Cluster, ClusterError},
+    cluster::{Cluster, ClusterError, Leave},
     journal::{RevertResult, TouchedObject},
     plan::{Plan, ResolvedObject},
     scenario::types::{Dur, FaultSpec},
@@ -59,29 +60,9 @@ pub struct FaultCx {
     pub leave: Leave,
 }
 
-/// Leave to change something now. What is read before a change takes its time, and Leases may run out meanwhile.
-#[derive(Clone)]
-pub struct Leave(Arc<dyn Fn() -> Result<(), String> + Send + Sync>);
-
 impl Leave {
-    /// As `ask` has it: why not, if not.
-    pub fn new(ask: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(ask))
-    }
-
-    /// Always.
-    pub fn always() -> Self {
-        Self::new(|| Ok(()))
-    }
-
     fn to(&self, what: &str) -> Result<(), FaultError> {
-        (self.0)().map_err(|why| FaultError::failed(what, why))
-    }
-}
-
-impl std::fmt::Debug for Leave {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Leave").finish_non_exhaustive()
+        self.ask().map_err(|why| FaultError::failed(what, why))
     }
 }
 
@@ -105,6 +86,16 @@ impl FaultCx {
     pub fn new(cluster: Cluster, clock: Clock, plan: Arc<Plan>, drill: &str) -> Self {
         let helpers = Helpers::new(cluster.clone(), clock.clone(), Arc::clone(&plan), drill);
         Self { cluster, clock, plan, drill: drill.to_owned(), helpers, deleted: Deleted::default(), leave: Leave::always() }
+    }
+
+    /// The helper of a node, placed if there is none.
+    async fn helper(&self, node: &str) -> Result<Link, FaultError> {
+        self.helpers.on(node, &self.leave).await
+    }
+
+    /// The helper of a node if there is one.
+    async fn existing_helper(&self, node: &str) -> Result<Option<Link>, FaultError> {
+        self.helpers.existing(node, &self.leave).await
     }
 }
 

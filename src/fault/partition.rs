@@ -108,7 +108,7 @@ async fn ask(cx: &FaultCx, step: Step, pods: &[PodOnNode], name: &str, cuts: &[C
         nodes.entry(&pod.node).or_default().push(at);
     }
     let asked = nodes.into_iter().map(|(node, at)| async move {
-        let link = cx.helpers.on(node).await?;
+        let link = cx.helper(node).await?;
         let report: PartitionsReport = link.call("cut off", &NodeReq::Partitions { step, at }, processes::ASK_LIMIT).await?;
         Ok::<_, FaultError>(report.partitions)
     });
@@ -158,7 +158,7 @@ pub(super) async fn revert(cx: &FaultCx, pods: &[PodOnNode], name: &str, cuts: &
     let (mut seen, mut left, mut without) = (Vec::new(), 0, Vec::new());
     for pod in pods {
         left += usize::from(processes::there(cx, pod).await?.is_some());
-        if cx.helpers.existing(&pod.node).await?.is_some() {
+        if cx.existing_helper(&pod.node).await?.is_some() {
             seen.extend(ask(cx, Step::Revert, std::slice::from_ref(pod), name, cuts).await?);
         } else {
             without.push(format!("no helper of this drill runs on {}, and with it the rules are gone", pod.node));

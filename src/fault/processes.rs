@@ -138,7 +138,7 @@ async fn ask(
     let asked = by_node(pods).into_iter().map(|(node, pods)| {
         let request = request(all_on_node(cx, &pods));
         async move {
-            let link = cx.helpers.on(node).await?;
+            let link = cx.helper(node).await?;
             let report: NodeReport = link.call(what, &request, ASK_LIMIT).await?;
             Ok::<_, FaultError>((report, node.to_owned()))
         }
@@ -235,14 +235,14 @@ async fn revert_on(cx: &FaultCx, node: &str, pods: Vec<&PodOnNode>, how: Process
     for pod in &pods {
         left += usize::from(there(cx, pod).await?.is_some());
     }
-    let link = match cx.helpers.existing(node).await? {
+    let link = match cx.existing_helper(node).await? {
         Some(link) => link,
         None if left == 0 => return Ok((RevertResult::TargetGone, format!("none of the pods on {node} exists any more"))),
         None if how == ProcessFault::CrashHold => {
             return Ok((RevertResult::Nothing, format!("no helper of this drill runs on {node}, so nothing is being killed")));
         }
         // Somebody stopped them and nobody is there to wake them: a new helper.
-        None => cx.helpers.on(node).await?,
+        None => cx.helper(node).await?,
     };
     let request = NodeReq::Revert { how, pods: all_on_node(cx, &pods) };
     let report: NodeReport = link.call("revert", &request, ASK_LIMIT).await?;
@@ -282,7 +282,7 @@ pub(super) async fn gone(cx: &FaultCx, pods: &[PodOnNode], how: ProcessFault, li
                 continue;
             }
             // For a crash the helper is asked only if there is one: without one nothing is killed.
-            if how != ProcessFault::Freeze && cx.helpers.existing(node).await?.is_none() {
+            if how != ProcessFault::Freeze && cx.existing_helper(node).await?.is_none() {
                 continue;
             }
             for (report, _) in ask(cx, &alive, "look", |pods| NodeReq::Look { pods }).await? {

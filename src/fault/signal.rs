@@ -58,7 +58,7 @@ async fn ask(cx: &FaultCx, step: Step, signal: &str, id: &str, meant: &[Meant<'_
         });
         let request = NodeReq::Signals { step, to: to.collect() };
         async move {
-            let link = cx.helpers.on(node).await?;
+            let link = cx.helper(node).await?;
             let report: SignalsReport = link.call("signal", &request, processes::ASK_LIMIT).await?;
             Ok::<_, FaultError>((which, report.signals))
         }

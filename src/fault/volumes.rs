@@ -245,7 +245,7 @@ async fn ask(cx: &FaultCx, step: Step, name: &str, all: &[(OnVolume, bool)]) -> 
         });
         let request = NodeReq::Volumes { step, at: at.collect() };
         async move {
-            let link = cx.helpers.on(node).await?;
+            let link = cx.helper(node).await?;
             let report: VolumesReport = link.call("act on volumes", &request, processes::ASK_LIMIT).await?;
             Ok::<_, FaultError>((which, report.volumes))
         }

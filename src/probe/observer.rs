@@ -14,7 +14,7 @@ use crate::{
         pods::{self, AgentKind, PodSpec},
     },
     clock::Stamp,
-    cluster::{Cluster, Fresh},
+    cluster::{Cluster, Fresh, Leave},
     journal::Reading,
     plan::Plan,
 };
@@ -75,7 +75,7 @@ impl Observer {
             ttl: TTL,
             deadline: cx.plan.limits.duration.0 + SPARE,
         };
-        let (link, events, name) = pods::place(&cx.cluster, &spec, &cx.clock, PLACE_LIMIT).await?;
+        let (link, events, name) = pods::place(&cx.cluster, &spec, &Leave::always(), &cx.clock, PLACE_LIMIT).await?;
         let pod = Some(ObserverPod { cluster: cx.cluster.clone(), namespace, name });
         Ok((Self { link, events, pod }, remark))
     }

@@ -9,7 +9,8 @@ use std::{
 };
 
 use firedrill::{
-    fault::{self, FaultCx, Leave, Undo},
+    cluster::Leave,
+    fault::{self, FaultCx, Undo},
     journal::RevertResult,
     scenario::types::OwnPlace,
 };

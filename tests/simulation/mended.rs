@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use firedrill::{
     clock::{Clock, ClockId, Stamp},
+    cluster::Leave,
     drill::Fence,
-    fault::{self, FaultCx, Leave, Undo},
+    fault::{self, FaultCx, Undo},
     journal::{Event, JournalError, RecordStore, Tail, find_record},
     plan::Plan,
     sandbox::Weather,
