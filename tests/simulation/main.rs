@@ -39,6 +39,10 @@ fn no_seed_breaks_a_promise() {
         return play::on_a_large_stack(move || play::tell(seed));
     }
     let (from, seeds) = (number("FIREDRILL_SIM_FROM").unwrap_or(0), number("FIREDRILL_SIM_SEEDS").unwrap_or(SEEDS));
+    let more = if draw::processes() { "FIREDRILL_SIM_PROCESSES=1 " } else { "" };
+    if more.is_empty() {
+        println!("without faults of processes and nodes that are cut off: FIREDRILL_SIM_PROCESSES=1 has them, see docs/simulation.md");
+    }
     let next = AtomicU64::new(from);
     let failures: Mutex<BTreeSet<u64>> = Mutex::default();
     let sums: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
@@ -57,7 +61,7 @@ fn no_seed_breaks_a_promise() {
             if !played.wrong.is_empty() {
                 println!("seed {seed}, commit {}:", play::commit());
                 played.wrong.iter().for_each(|why| println!("  {why}"));
-                println!("  again: FIREDRILL_SIM_SEED={seed} cargo test --test simulation no_seed -- --nocapture");
+                println!("  again: {more}FIREDRILL_SIM_SEED={seed} cargo test --test simulation no_seed -- --nocapture");
                 failures.lock().unwrap_or_else(PoisonError::into_inner).insert(seed);
             }
         }
