@@ -150,8 +150,29 @@ fn no_refusals(w: &World) {
     assert!(refused.is_empty(), "{refused:#?}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_drill_comes_to_its_end_with_the_rights_that_the_plan_prints() {
+/// Runs it in paused time, on a stack that holds a whole drill of an unoptimised build.
+fn on_a_large_stack<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(test());
+    };
+    let thread = std::thread::Builder::new().stack_size(64 << 20).spawn(run).unwrap();
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn a_drill_comes_to_its_end_with_the_rights_that_the_plan_prints() {
+    on_a_large_stack(whole_drill);
+}
+
+#[test]
+fn a_watchdog_reverts_it_all_with_the_rights_that_the_plan_prints() {
+    on_a_large_stack(lost_runner);
+}
+
+async fn whole_drill() {
     let w = shop().await;
     let before = things::everything(&w).await;
     let drill = Box::pin(drill(&w, "10s")).await;
@@ -172,8 +193,7 @@ async fn a_drill_comes_to_its_end_with_the_rights_that_the_plan_prints() {
     w.end().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_watchdog_reverts_it_all_with_the_rights_that_the_plan_prints() {
+async fn lost_runner() {
     let w = shop().await;
     let before = things::everything(&w).await;
     let drill = Box::pin(drill(&w, "20m")).await;
