@@ -202,7 +202,7 @@ async fn faults_keep_their_contract() {
             table.add(name, "target gone", on!(cases::target_gone, w, kind));
         }
         table.add(name, "revert on another machine", on!(cases::another_machine, w, kind, &elsewhere));
-        table.add(name, "nothing left", on!(cases::nothing_left, w, kind));
+        table.add(name, "inject, proof, revert, proof", on!(cases::nothing_left, w, kind));
         table.add(name, "runner killed in inject", Box::pin(cases::killed_in_inject(&w, kind, &elsewhere)).await);
         table.add(name, "runner killed in revert", Box::pin(cases::killed_in_revert(&w, kind, &elsewhere)).await);
         if kind.has_value() {

@@ -225,17 +225,17 @@ async fn another_runner_reverts_from_the_bare_undo() {
         let shop = Shop::new().await;
         let before = shop.witness().await.unwrap();
         let lost = shop.cx();
-        // Killed after a part of the inject, or all of it: what counts is the intent.
+        // The inject is one request to the helper: a runner that dies leaves all of it or nothing.
         let (_, undo) = shop.bite(&lost, &kind).await;
         lost.helpers.detach().await;
         let cx = shop.cx();
         assert_eq!(shop.revert(&cx, &undo).await, RevertResult::Reverted, "{}", kind.name);
         fault::gone(&cx, &undo, LIMIT).await.unwrap();
-        ran(&kind, "runner killed mid-inject");
+        ran(&kind, "revert on another machine");
         let third = shop.cx();
         assert_eq!(shop.revert(&third, &undo).await, RevertResult::Nothing);
         fault::gone(&third, &undo, LIMIT).await.unwrap();
-        ran(&kind, "runner killed mid-revert");
+        ran(&kind, "second revert on another machine");
         shop.end(&third, Some(&before)).await;
     }
 }
@@ -282,7 +282,7 @@ async fn each_is_reverted_when_its_pod_or_its_container_is_another_one() {
             let result = shop.revert(&cx, &undo).await;
             assert_eq!(result, wanted, "{}, {case}", kind.name);
             fault::gone(&cx, &undo, LIMIT).await.unwrap();
-            ran(&kind, if case == 0 { "target deleted mid-fault" } else { "container restarted mid-fault" });
+            ran(&kind, if case == 0 { "target gone" } else { "container restarted" });
             shop.end(&cx, Some(&before)).await;
         }
     }
@@ -305,7 +305,7 @@ async fn what_others_have_changed_is_seen_and_left_alone() {
         if kind.meddled == RevertResult::Superseded {
             assert_eq!(shop.say("cat /data/d/a").await.as_deref(), Some("theirs\n"), "{}: {said}", kind.name);
         }
-        ran(&kind, "changed by someone else");
+        ran(&kind, "value changed by others");
         shop.end(&cx, None).await;
     }
 }

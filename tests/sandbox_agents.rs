@@ -236,7 +236,7 @@ async fn a_pod_that_is_cut_off_is_alone_until_it_has_its_traffic_back() {
     assert!(!shop.answers("a").await);
     assert_eq!(fault::holds(&cx, &spec, &undo).await.unwrap(), None);
     assert_eq!(fault::revert(&cx, &undo).await.unwrap().0, RevertResult::Reverted);
-    ran("container restarted mid-fault");
+    ran("container restarted");
     fault::gone(&cx, &undo, LIMIT).await.unwrap();
     shop.until_it_answers("a", Duration::from_secs(1)).await;
     assert_eq!(fault::revert(&cx, &undo).await.unwrap().0, RevertResult::Nothing);
@@ -260,7 +260,7 @@ async fn a_pod_that_is_cut_off_is_alone_until_it_has_its_traffic_back() {
     let kept: Undo = serde_json::from_str(&serde_json::to_string(&undo).unwrap()).unwrap();
     assert_eq!(fault::revert(&other, &kept).await.unwrap().0, RevertResult::Reverted);
     fault::gone(&other, &kept, LIMIT).await.unwrap();
-    ran("runner killed mid-inject");
+    ran("revert on another machine");
     shop.until_it_answers("a", Duration::from_secs(1)).await;
     // The pod goes, and its cut with it; one of the same name is not cut off.
     let (undo, _) = shop.bite(&other, &fault).await;
@@ -272,7 +272,7 @@ async fn a_pod_that_is_cut_off_is_alone_until_it_has_its_traffic_back() {
     assert!(fault::holds(&other, &spec, &undo).await.unwrap().is_some());
     fault::revert(&other, &undo).await.unwrap();
     fault::gone(&other, &undo, LIMIT).await.unwrap();
-    ran("target deleted mid-fault");
+    ran("target gone");
     shop.until_it_answers("a", Duration::from_secs(1)).await;
     assert_eq!(other.helpers.remove_all(LIMIT).await, Vec::<String>::new());
     shop.no_pods_left().await;

@@ -77,7 +77,7 @@ async fn contract(wanted: Kind) {
         table.add(name, "revert without inject", on!(kind, revert_without_inject));
         table.add(name, "target gone", on!(kind, target_gone));
         table.add(name, "revert on another machine", elsewhere(kind).await);
-        table.add(name, "nothing left", on!(kind, nothing_left));
+        table.add(name, "inject, proof, revert, proof", on!(kind, nothing_left));
         table.add(name, "runner killed in inject", killed(kind, false).await);
         table.add(name, "runner killed in revert", killed(kind, true).await);
         if kind.has_value() {

@@ -460,18 +460,18 @@ async fn keeps_its_contract(faults: &[&str]) {
     case!("freeze", "inject twice", &[], |c| frozen_twice(&c));
     case!("freeze", "revert without inject", &[], |c| reverted_without_inject(&c, &freeze()));
     case!("freeze", "one container only", &["side"], |c| one_container_only(&c));
-    case!("freeze", "runner lost", &[], |c| runner_lost(&c));
+    case!("freeze", "renewals stopped", &[], |c| runner_lost(&c));
     case!("freeze", "exec killed", &[], |c| exec_killed(&c));
     case!("freeze", "helper killed", &[], |c| helper_killed(&c));
-    case!("freeze", "reverted by another runner", &[], |c| another_runner(&c, freeze()));
-    case!("freeze", "pod deleted meanwhile", &[], |c| pod_deleted(&c, &freeze()));
-    case!("crash", "inject, proof, restarted", &[], |c| crashed(&c));
+    case!("freeze", "revert on another machine", &[], |c| another_runner(&c, freeze()));
+    case!("freeze", "target gone", &[], |c| pod_deleted(&c, &freeze()));
+    case!("crash", "inject, proof, revert, proof", &[], |c| crashed(&c));
     case!("crash", "revert without inject", &[], |c| reverted_without_inject(&c, &crash(false)));
     case!("crash hold", "inject, proof, revert, proof", &[], |c| held_down(&c));
     case!("crash hold", "revert without inject", &[], |c| reverted_without_inject(&c, &crash(true)));
-    case!("crash hold", "runner lost", &[], |c| runner_lost_while_held(&c));
-    case!("crash hold", "reverted by another runner", &[], |c| another_runner(&c, crash(true)));
-    case!("crash hold", "pod deleted meanwhile", &[], |c| pod_deleted(&c, &crash(true)));
+    case!("crash hold", "renewals stopped", &[], |c| runner_lost_while_held(&c));
+    case!("crash hold", "revert on another machine", &[], |c| another_runner(&c, crash(true)));
+    case!("crash hold", "target gone", &[], |c| pod_deleted(&c, &crash(true)));
     macro_rules! by_helper {
         ($fault:literal, $spec:tt) => {
             case!($fault, "inject, proof, revert, proof", &["main"], |c| bitten_and_gone(&c, spec(json!({$fault: $spec}))));
