@@ -53,16 +53,24 @@ node_run() {
 }
 node_count() { cat "$STATE/nodes.count" 2>/dev/null || echo 0; }
 
+# bridge_address I: the hardware address of this cluster's bridge of an index. It says whose it is, from the instant at which it is made: an
+# `up` that is killed before it has noted its index leaves a bridge that `down` knows. And it is fixed: by itself a bridge takes the lowest of
+# its ports' and changes with each that joins, and nodes that know the old one do not reach the machine for half a minute.
+bridge_address() {
+  local digest
+  digest=$(printf '%s' "$STATE" | sha256sum)
+  echo "02:fd:${digest:0:2}:${digest:2:2}:${digest:4:2}:0$1"
+}
+
 # cluster_allocate: give the cluster a free index. Whoever makes the bridge of an index has it: the kernel decides, also
-# between clusters of two state directories. The bridge's hardware address is fixed: by itself it takes the lowest of its
-# ports' and changes with each that joins, and nodes that know the old one do not reach the machine for half a minute.
+# between clusters of two state directories.
 cluster_allocate() {
   local i
   mkdir -p "$STATE" || die "cannot make $STATE"
   for i in 0 1 2 3 4 5 6 7 8 9; do
     # One that is half ended still owns its control groups.
     if grep -qsx "$i" "$STATE_ROOT"/*/index; then continue; fi
-    if ip link add "fdbr$i" address "02:fd:00:00:00:0$i" type bridge 2>/dev/null; then
+    if ip link add "fdbr$i" address "$(bridge_address "$i")" type bridge 2>/dev/null; then
       echo "$i" >"$STATE/index"
       cluster_addresses "$i"
       return

@@ -2,7 +2,7 @@
 # Ending a cluster so that nothing of it is left, however far its `up` came. Sourced.
 #
 # Nothing here trusts what `up` wrote down but the index: processes are found by their mark, links, control groups and
-# loop devices by their names. So it works after `up` was killed at any instant, and a second time.
+# loop devices by their names, a bridge whose index was never noted by its address. So it works after `up` was killed at any instant, and a second time.
 
 cluster_remove() {
   local failed=0
@@ -11,6 +11,7 @@ cluster_remove() {
     remove_links
     remove_cgroups || failed=1
   fi
+  remove_own_bridges
   remove_mounts || failed=1
   remove_loop_devices || failed=1
   [ "$failed" = 0 ] || return 1
@@ -61,6 +62,14 @@ remove_links() {
   done
   # Routes to the pods go with the bridge.
   if [ -e "/sys/class/net/$BRIDGE" ]; then ip link del "$BRIDGE" || true; fi
+}
+
+remove_own_bridges() {
+  local i address
+  for i in 0 1 2 3 4 5 6 7 8 9; do
+    address=$(cat "/sys/class/net/fdbr$i/address" 2>/dev/null) || continue
+    if [ "$address" = "$(bridge_address "$i")" ]; then ip link del "fdbr$i" || true; fi
+  done
 }
 
 remove_cgroups() {
