@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     audit::Audit,
     kinds::{Kind, Kinds},
     kubelet::Kubelets,
+    newest::Newest,
     refusal::{Answer, Refusal},
     request::Place,
     store::{Key, Store, Stored},
@@ -36,7 +37,7 @@ pub(super) struct State {
 pub(super) struct Core {
     state: Mutex<State>,
     /// The newest version: what watches wait for.
-    pub(super) newest: watch::Sender<u64>,
+    pub(super) newest: Arc<Newest>,
     pub(super) clock: Clock,
     pub(super) seed: u64,
     /// It has ended.
@@ -54,7 +55,7 @@ impl std::fmt::Debug for Core {
 /// The state under lock. When it is given back, watches learn of what was written.
 pub(super) struct Locked<'a> {
     state: MutexGuard<'a, State>,
-    newest: &'a watch::Sender<u64>,
+    newest: &'a Newest,
 }
 
 impl std::ops::Deref for Locked<'_> {
@@ -73,7 +74,7 @@ impl std::ops::DerefMut for Locked<'_> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         let version = self.state.store.version();
-        self.newest.send_if_modified(|newest| std::mem::replace(newest, version) != version);
+        self.newest.set(version);
     }
 }
 
@@ -91,7 +92,7 @@ impl Core {
             now_us: wall_us,
         };
         super::bootstrap::fill(&mut state);
-        let newest = watch::Sender::new(state.store.version());
+        let newest = Newest::new(state.store.version());
         Self {
             state: Mutex::new(state),
             newest,

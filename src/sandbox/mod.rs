@@ -24,6 +24,7 @@ mod managed;
 mod model;
 mod mounts;
 mod net;
+mod newest;
 mod node;
 mod patch;
 mod program;

@@ -238,14 +238,14 @@ fn said_json(ask: &Ask, kind: &Kind, said: Said) -> Vec<u8> {
 
 async fn list(core: &Arc<Core>, ask: &Ask, kind: &Kind, place: &Place) -> Answer<Response<Body>> {
     let until = tokio::time::Instant::now() + VERSION_WAIT;
-    let mut newest = core.newest.subscribe();
+    let mut newest = core.newest.follow();
     loop {
         let found = core.lock().list(ask, kind, place)?;
         let wanted = match found {
             Ok(bytes) => return Ok(json(200, bytes)),
             Err(read::NotYet(wanted)) => wanted,
         };
-        let reached = newest.wait_for(|version| *version >= wanted);
+        let reached = async { while newest.latest() < wanted && newest.changed().await < wanted {} };
         if tokio::time::timeout_at(until, reached).await.is_err() {
             return Err(read::too_new(wanted, core.lock().store.version()));
         }

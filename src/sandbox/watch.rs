@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     core::Core,
     kinds::Kind,
+    newest::Follower,
     read::{self, Filter},
     refusal::{Answer, Refusal},
     request::{Ask, Place},
@@ -36,7 +37,7 @@ struct Watch {
     filter: Filter,
     /// Everything up to here was sent.
     version: u64,
-    newest: tokio::sync::watch::Receiver<u64>,
+    newest: Follower,
     /// Lines that are ready.
     ready: VecDeque<Bytes>,
     bookmarks: bool,
@@ -54,7 +55,7 @@ pub(super) fn open(core: &Arc<Core>, ask: Arc<Ask>, kind: &Arc<Kind>, place: &Pl
     let filter = Filter::read(&ask, kind)?;
     let wanted = read::check_versions(&ask)?;
     let timeout = ask.number("timeoutSeconds")?;
-    let newest = core.newest.subscribe();
+    let newest = core.newest.follow();
     let mut state = core.lock();
     // Half an hour to an hour, as `--min-request-timeout` has it.
     let secs = match timeout {
@@ -118,7 +119,7 @@ impl Watch {
                 return None;
             }
             // Looked at before the store is, so that no change can slip in between.
-            let newest = *self.newest.borrow_and_update();
+            let newest = self.newest.latest();
             if self.version < newest {
                 self.gather(&core.lock().store);
                 continue;
@@ -127,11 +128,7 @@ impl Watch {
                 biased;
                 () = core.closed.cancelled() => return None,
                 () = tokio::time::sleep_until(self.ends) => return None,
-                changed = self.newest.changed() => {
-                    if changed.is_err() {
-                        return None;
-                    }
-                }
+                _ = self.newest.changed() => {}
                 () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
                     let last = self.ends - Duration::from_secs(BOOKMARK_BEFORE_END_SECS);
                     let next = self.next_bookmark + BOOKMARK_EVERY;

@@ -222,9 +222,9 @@ fn end_event(state: &mut State, control: &mut Control, key: &Key, now: i64) -> O
 
 /// Runs the cluster until the sandbox ends.
 pub(super) async fn run(core: Arc<Core>, cluster: Arc<Cluster>) {
-    let mut newest = core.newest.subscribe();
+    let mut newest = core.newest.follow();
     loop {
-        newest.mark_unchanged();
+        newest.latest();
         let (more, due, now) = {
             // In this order everywhere: the API server's state, then the cluster's.
             let mut state = core.lock();
@@ -240,7 +240,7 @@ pub(super) async fn run(core: Arc<Core>, cluster: Arc<Cluster>) {
         tokio::select! {
             biased;
             () = core.closed.cancelled() => return,
-            changed = newest.changed() => if changed.is_err() { return },
+            _ = newest.changed() => {}
             () = cluster.poke.notified() => {}
             () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
         }
