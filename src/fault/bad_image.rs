@@ -6,7 +6,6 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use futures::future::BoxFuture;
 use k8s_openapi::{
     api::{
         apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet},
@@ -23,11 +22,11 @@ use serde::de::DeserializeOwned;
 
 use super::{
     FaultCx, FaultError, ImageChange, Prepared, Undo,
-    change::{Decision, change, is_foreign, mark, marked_by, refuse_foreign, unmark, until},
+    change::{Decision, as_is, change, is_foreign, mark, marked_by, only, refuse_foreign, touched, unmark, until},
 };
 use crate::{
     clock::Stamp,
-    journal::{RevertResult, TouchedObject},
+    journal::RevertResult,
     plan::{
         ResolvedObject,
         rollout::{Rolls, containers, settled, which},
@@ -62,11 +61,14 @@ fn parts(undo: &Undo) -> Result<Image<'_>, FaultError> {
 
 /// A workload whose image can be changed.
 trait Workload: Rolls + Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned {
+    /// What each of its rollouts leaves in the history.
+    type Revision: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned;
+    /// Whether pods that cannot start hold the rolled-back rollout up.
+    const STUCK: bool;
+
     fn selector(&self) -> Option<&LabelSelector>;
-    /// Removes what the rolled-back rollout has left: stuck pods, and its revision in the history.
-    fn clear<'a>(&'a self, cx: &'a FaultCx, image: &'a Image<'a>) -> BoxFuture<'a, Result<(), FaultError>>;
-    /// Why something of it is left, if so.
-    fn left<'a>(&'a self, cx: &'a FaultCx, image: &'a Image<'a>) -> BoxFuture<'a, Result<Option<String>, FaultError>>;
+    /// The containers that a revision is for.
+    fn containers(revision: &Self::Revision) -> Vec<Container>;
 }
 
 /// Calls a function for the kind that an undo names.
@@ -90,21 +92,16 @@ fn impossible(image: &str) -> String {
 }
 
 pub(super) async fn prepare(cx: &FaultCx, chosen: &[String], targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
-    let [target] = targets else {
-        return Err(FaultError::failed("roll out an image", format!("the target must be one workload and is {}", targets.len())));
-    };
+    let target = only(targets, "roll out an image", "workload")?;
     let (images, ready, takes) = by_kind!(target.kind.as_str(), read(cx, target, chosen))?;
     let (namespace, name, kind, uid) = (target.namespace.clone(), target.name.clone(), target.kind.clone(), target.uid.clone());
-    let object = TouchedObject { kind: kind.clone(), namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
-    Ok(Prepared { undo: Undo::Image { namespace, kind, name, uid, images, ready, takes }, objects: vec![object] })
+    Ok(Prepared { undo: Undo::Image { namespace, kind, name, uid, images, ready, takes }, objects: vec![touched(target)] })
 }
 
 async fn read<K: Workload>(cx: &FaultCx, target: &ResolvedObject, chosen: &[String]) -> Result<(Vec<ImageChange>, i32, u32), FaultError> {
     let called = format!("roll out an image of {} {}/{}", target.kind, target.namespace, target.name);
     let refused = |why: String| Err(FaultError::failed(&called, why));
-    let found = cx.cluster.get_opt::<K>(&target.namespace, &target.name).await?;
-    let Some(found) = found.filter(|o| o.uid().as_deref() == Some(&target.uid)) else { return refused("it is no longer there".to_owned()) };
-    refuse_foreign(cx, &found, &called)?;
+    let found = as_is::<K>(cx, target, &called).await?;
     if let Some(why) = found.unfit() {
         return refused(why);
     }
@@ -278,7 +275,7 @@ async fn revert_kind<K: Workload>(cx: &FaultCx, image: &Image<'_>) -> Result<(Re
     let Some((other, said)) = done else { return Ok((RevertResult::TargetGone, "the workload is gone".to_owned())) };
     // Whatever became of the workload, what hangs on this fault's own image is ours; also after a revert that was cut short.
     if !other && let Some(now) = seen::<K>(cx, image).await? {
-        now.clear(cx, image).await?;
+        clear(cx, &now, image).await?;
     }
     Ok(said)
 }
@@ -320,77 +317,55 @@ fn is_controlled(object: &impl Resource, uid: &str) -> bool {
     object.meta().owner_references.iter().flatten().any(|o| o.controller == Some(true) && o.uid == uid)
 }
 
-/// The ReplicaSets that this fault has made a Deployment make.
-async fn replica_sets(cx: &FaultCx, image: &Image<'_>) -> Result<Vec<ReplicaSet>, FaultError> {
-    let (api, what) = (cx.cluster.api::<ReplicaSet>(image.id.0), format!("list ReplicaSets in {}", image.id.0));
-    let sets = cx.cluster.list_all(&api, None, &what).await?;
-    let ours = |set: &ReplicaSet| {
-        let pod = set.spec.as_ref().and_then(|s| s.template.as_ref()).and_then(|t| t.spec.as_ref());
-        is_controlled(set, image.id.2) && pod.is_some_and(|pod| has_image(&pod.containers, image))
-    };
-    Ok(sets.into_iter().filter(ours).collect())
-}
-
-impl Workload for Deployment {
-    fn selector(&self) -> Option<&LabelSelector> {
-        self.spec.as_ref().map(|s| &s.selector)
-    }
-
-    fn clear<'a>(&'a self, cx: &'a FaultCx, image: &'a Image<'a>) -> BoxFuture<'a, Result<(), FaultError>> {
-        Box::pin(async move {
-            if has_ours(self, image) {
-                return Ok(());
-            }
-            for set in replica_sets(cx, image).await? {
-                delete(cx, image.id.0, &set).await?;
-            }
-            Ok(())
-        })
-    }
-
-    fn left<'a>(&'a self, cx: &'a FaultCx, image: &'a Image<'a>) -> BoxFuture<'a, Result<Option<String>, FaultError>> {
-        Box::pin(
-            async move { Ok(replica_sets(cx, image).await?.first().map(|set| format!("ReplicaSet {} is still there", set.name_any()))) },
-        )
-    }
-}
-
-/// The revisions that this fault has made a StatefulSet make.
-async fn revisions(cx: &FaultCx, image: &Image<'_>) -> Result<Vec<ControllerRevision>, FaultError> {
-    let (api, what) = (cx.cluster.api::<ControllerRevision>(image.id.0), format!("list ControllerRevisions in {}", image.id.0));
+/// The revisions that this fault has made a workload make.
+async fn revisions<K: Workload>(cx: &FaultCx, image: &Image<'_>) -> Result<Vec<K::Revision>, FaultError> {
+    let (api, what) = (cx.cluster.api::<K::Revision>(image.id.0), format!("list {} in {}", K::Revision::plural(&()), image.id.0));
     let revisions = cx.cluster.list_all(&api, None, &what).await?;
-    let ours = |revision: &ControllerRevision| {
-        let containers = revision.data.as_ref().and_then(|data| data.0.pointer("/spec/template/spec/containers")).cloned();
-        let containers: Vec<Container> = containers.and_then(|all| serde_json::from_value(all).ok()).unwrap_or_default();
-        is_controlled(revision, image.id.2) && has_image(&containers, image)
-    };
+    let ours = |revision: &K::Revision| is_controlled(revision, image.id.2) && has_image(&K::containers(revision), image);
     Ok(revisions.into_iter().filter(ours).collect())
 }
 
-impl Workload for StatefulSet {
+/// Removes what the rolled-back rollout has left: stuck pods, and its revision in the history.
+async fn clear<K: Workload>(cx: &FaultCx, now: &K, image: &Image<'_>) -> Result<(), FaultError> {
+    if has_ours(now, image) {
+        return Ok(());
+    }
+    if K::STUCK {
+        for pod in with_our_image(cx, now, image).await?.iter().filter(|pod| is_controlled(*pod, image.id.2)) {
+            delete(cx, image.id.0, pod).await?;
+        }
+    }
+    for revision in revisions::<K>(cx, image).await? {
+        delete(cx, image.id.0, &revision).await?;
+    }
+    Ok(())
+}
+
+impl Workload for Deployment {
+    type Revision = ReplicaSet;
+    const STUCK: bool = false;
+
     fn selector(&self) -> Option<&LabelSelector> {
         self.spec.as_ref().map(|s| &s.selector)
     }
 
-    fn clear<'a>(&'a self, cx: &'a FaultCx, image: &'a Image<'a>) -> BoxFuture<'a, Result<(), FaultError>> {
-        Box::pin(async move {
-            if has_ours(self, image) {
-                return Ok(());
-            }
-            for pod in with_our_image(cx, self, image).await?.iter().filter(|pod| is_controlled(*pod, image.id.2)) {
-                delete(cx, image.id.0, pod).await?;
-            }
-            for revision in revisions(cx, image).await? {
-                delete(cx, image.id.0, &revision).await?;
-            }
-            Ok(())
-        })
+    fn containers(set: &ReplicaSet) -> Vec<Container> {
+        let pod = set.spec.as_ref().and_then(|s| s.template.as_ref()).and_then(|t| t.spec.as_ref());
+        pod.map(|pod| pod.containers.clone()).unwrap_or_default()
+    }
+}
+
+impl Workload for StatefulSet {
+    type Revision = ControllerRevision;
+    const STUCK: bool = true;
+
+    fn selector(&self) -> Option<&LabelSelector> {
+        self.spec.as_ref().map(|s| &s.selector)
     }
 
-    fn left<'a>(&'a self, cx: &'a FaultCx, image: &'a Image<'a>) -> BoxFuture<'a, Result<Option<String>, FaultError>> {
-        Box::pin(
-            async move { Ok(revisions(cx, image).await?.first().map(|r| format!("ControllerRevision {} is still there", r.name_any()))) },
-        )
+    fn containers(revision: &ControllerRevision) -> Vec<Container> {
+        let containers = revision.data.as_ref().and_then(|data| data.0.pointer("/spec/template/spec/containers")).cloned();
+        containers.and_then(|all| serde_json::from_value(all).ok()).unwrap_or_default()
     }
 }
 
@@ -415,8 +390,8 @@ async fn gone_kind<K: Workload>(cx: &FaultCx, image: &Image<'_>, limit: Duration
         if let Some(pod) = with_our_image(cx, &now, image).await?.first() {
             return Ok(Err(format!("pod {} with the image is still there", pod.name_any())));
         }
-        Ok(match now.left(cx, image).await? {
-            Some(left) => Err(left),
+        Ok(match revisions::<K>(cx, image).await?.first() {
+            Some(left) => Err(format!("{} {} is still there", K::Revision::kind(&()), left.name_any())),
             None => Ok(format!("the rollout is taken back, {ready} ready")),
         })
     })

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{FaultCx, FaultError};
-use crate::{clock::Stamp, cluster::named, hint, labels};
+use crate::{clock::Stamp, cluster::named, hint, journal::TouchedObject, labels, plan::ResolvedObject};
 
 /// How often a write is tried again when somebody else has written in between.
 const CONFLICTS: usize = 8;
@@ -28,6 +28,37 @@ pub(super) enum Decision<T> {
     /// Nothing to change, but a write of this drill may still be under way (sent to an API server that hung, by a runner that
     /// gave up waiting or died): move the resourceVersion on, so that it is refused when it arrives.
     Fence(T),
+}
+
+/// The one object that a fault acts on. `what` is to be done, `kind` it is called by: `detach`, `Service`.
+///
+/// # Errors
+/// There are none, or several.
+pub(super) fn only<'a>(targets: &'a [ResolvedObject], what: &str, kind: &str) -> Result<&'a ResolvedObject, FaultError> {
+    match targets {
+        [target] => Ok(target),
+        _ => Err(FaultError::failed(what, format!("the target must be one {kind} and is {}", targets.len()))),
+    }
+}
+
+/// A target as it is now.
+///
+/// # Errors
+/// It is gone or another one of its name, or another drill has changed it.
+pub(super) async fn as_is<K>(cx: &FaultCx, target: &ResolvedObject, called: &str) -> Result<K, FaultError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let found = cx.cluster.get_opt::<K>(&target.namespace, &target.name).await?.filter(|o| o.uid().as_deref() == Some(&target.uid));
+    let found = found.ok_or_else(|| FaultError::failed(called, "it is no longer there"))?;
+    refuse_foreign(cx, &found, called)?;
+    Ok(found)
+}
+
+/// A target, for the journal.
+pub(super) fn touched(target: &ResolvedObject) -> TouchedObject {
+    let ResolvedObject { kind, namespace, name, uid, .. } = target.clone();
+    TouchedObject { kind, namespace, name, uid }
 }
 
 /// Reads an object, decides, and writes, all against the same resourceVersion; `None` when it does not exist (any more) or is

@@ -14,7 +14,7 @@ use kube::{
 
 use super::{
     ContainerCommand, CronJobChange, FaultCx, FaultError, Prepared, Undo,
-    change::{Decision, change, mark, marked_by, refuse_foreign, unmark, until},
+    change::{Decision, as_is, change, mark, marked_by, only, refuse_foreign, touched, unmark, until},
 };
 use crate::{
     clock::Stamp,
@@ -99,16 +99,11 @@ fn with_commands(cron: &CronJob, wanted: &[ContainerCommand]) -> serde_json::Val
 }
 
 pub(super) async fn prepare(cx: &FaultCx, spec: &CutBackupJob, targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
-    let [target] = targets else {
-        return Err(FaultError::failed("cut the backup job", format!("the target must be one CronJob and is {}", targets.len())));
-    };
+    let target = only(targets, "cut the backup job", "CronJob")?;
     let (namespace, name, uid) = (target.namespace.clone(), target.name.clone(), target.uid.clone());
     let called = format!("cut CronJob {namespace}/{name}");
-    let found = cx.cluster.get_opt::<CronJob>(&namespace, &name).await?.filter(|c| c.uid().as_deref() == Some(&uid));
-    let Some(cron) = found else { return Err(FaultError::failed(called, "it is no longer there")) };
-    refuse_foreign(cx, &cron, &called)?;
-    let mut objects =
-        vec![TouchedObject { kind: "CronJob".to_owned(), namespace: namespace.clone(), name: name.clone(), uid: uid.clone() }];
+    let cron = as_is::<CronJob>(cx, target, &called).await?;
+    let mut objects = vec![touched(target)];
     let change = match spec.how {
         CutHow::Suspend if is_suspended(&cron) => {
             return Err(FaultError::failed(called, "it is suspended already: nothing would change"));

@@ -11,12 +11,12 @@ use kube::ResourceExt as _;
 
 use super::{
     FaultCx, FaultError, Prepared, Undo,
-    change::{Decision, change, mark, marked_by, refuse_foreign, unmark, until},
+    change::{Decision, as_is, change, mark, marked_by, only, refuse_foreign, touched, unmark, until},
     owner::is_ready,
 };
 use crate::{
     clock::Stamp,
-    journal::{RevertResult, TouchedObject},
+    journal::RevertResult,
     labels,
     plan::{ResolvedObject, seen::not_detachable},
     scenario::diag::counted,
@@ -41,15 +41,10 @@ fn detached(service: &Service) -> Option<&str> {
 }
 
 pub(super) async fn prepare(cx: &FaultCx, targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
-    let [target] = targets else {
-        return Err(FaultError::failed("detach a Service", format!("the target must be one Service and is {}", targets.len())));
-    };
+    let target = only(targets, "detach a Service", "Service")?;
     let (namespace, name, uid) = (target.namespace.clone(), target.name.clone(), target.uid.clone());
     let called = format!("detach Service {namespace}/{name}");
-    let Some(service) = there(cx, (&namespace, &name, &uid)).await? else {
-        return Err(FaultError::failed(called, "it is no longer there"));
-    };
-    refuse_foreign(cx, &service, &called)?;
+    let service = as_is::<Service>(cx, target, &called).await?;
     if let Some(why) = not_detachable(&service) {
         return Err(FaultError::failed(called, why));
     }
@@ -57,9 +52,8 @@ pub(super) async fn prepare(cx: &FaultCx, targets: &[ResolvedObject]) -> Result<
     if ready == 0 {
         return Err(FaultError::failed(called, "it has no ready endpoint now: nothing would change"));
     }
-    let object = TouchedObject { kind: "Service".to_owned(), namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
     let ready = u32::try_from(ready).unwrap_or(u32::MAX);
-    Ok(Prepared { undo: Undo::Service { namespace, name, uid, ready }, objects: vec![object] })
+    Ok(Prepared { undo: Undo::Service { namespace, name, uid, ready }, objects: vec![touched(target)] })
 }
 
 async fn there(cx: &FaultCx, (namespace, name, uid): (&str, &str, &str)) -> Result<Option<Service>, FaultError> {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     FaultCx, FaultError, Prepared, Undo,
-    change::{Decision, change, refuse_foreign, until},
+    change::{Decision, as_is, change, only, until},
 };
 use crate::{
     clock::Stamp,
@@ -124,15 +124,11 @@ async fn secret(cx: &FaultCx, namespace: &str, name: &str) -> Result<Option<Secr
 }
 
 pub(super) async fn prepare(cx: &FaultCx, targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
-    let [target] = targets else {
-        return Err(FaultError::failed("hide a Secret", format!("the target must be one Secret and is {}", targets.len())));
-    };
+    let target = only(targets, "hide a Secret", "Secret")?;
     let (namespace, name, uid) = (target.namespace.clone(), target.name.clone(), target.uid.clone());
     let called = format!("hide Secret {namespace}/{name}");
     let refused = |why: String| Err(FaultError::failed(&called, why));
-    let found = secret(cx, &namespace, &name).await?.filter(|s| s.uid().as_deref() == Some(&uid));
-    let Some(found) = found else { return refused("it is no longer there".to_owned()) };
-    refuse_foreign(cx, &found, &called)?;
+    let found = as_is::<Secret>(cx, target, &called).await?;
     if let Some(type_) = found.type_.as_deref().filter(|type_| NOT_THESE.contains(type_)) {
         return refused(format!("it is of type {type_}, of which the cluster takes care by itself: it could not be put back as it was"));
     }

@@ -14,6 +14,7 @@ mod drain_node;
 mod helpers;
 mod hide_secret;
 mod manifest;
+mod on_nodes;
 mod owner;
 mod partition;
 mod pod_kill;

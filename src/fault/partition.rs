@@ -3,22 +3,23 @@
 //! Peers are resolved when the fault is prepared, and are in the undo as networks. The rules live and die with the helper
 //! ([`crate::agent::partition`]): where there is none any more, nothing is cut.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use futures::future::join_all;
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 
-use super::{Cut, FaultCx, FaultError, PodOnNode, Prepared, Undo, change::until, processes};
+use super::{
+    Cut, FaultCx, FaultError, PodOnNode, Prepared, Undo,
+    change::until,
+    on_nodes::{self, broken, said, still_there},
+    processes,
+};
 use crate::{
     agent::{
         node::NodeReq,
-        partition::{PartitionAt, PartitionSeen, PartitionsReport},
+        partition::{PartitionAt, PartitionSeen},
         volume::Step,
     },
     clock::Stamp,
@@ -100,27 +101,10 @@ fn one(address: &str) -> Option<String> {
     Some(format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 }))
 }
 
-/// Asks the helpers of all nodes at once.
 async fn ask(cx: &FaultCx, step: Step, pods: &[PodOnNode], name: &str, cuts: &[Cut]) -> Result<Vec<PartitionSeen>, FaultError> {
-    let mut nodes: BTreeMap<&str, Vec<PartitionAt>> = BTreeMap::new();
-    for pod in pods {
-        let at = PartitionAt { pod: processes::on_node(cx, pod), name: name.to_owned(), cuts: cuts.to_vec() };
-        nodes.entry(&pod.node).or_default().push(at);
-    }
-    let asked = nodes.into_iter().map(|(node, at)| async move {
-        let link = cx.helper(node).await?;
-        let report: PartitionsReport = link.call("cut off", &NodeReq::Partitions { step, at }, processes::ASK_LIMIT).await?;
-        Ok::<_, FaultError>(report.partitions)
-    });
-    let mut all = Vec::new();
-    for answer in join_all(asked).await {
-        all.extend(answer?);
-    }
-    Ok(all)
-}
-
-fn said(seen: &[PartitionSeen]) -> String {
-    seen.iter().map(|s| s.detail.as_str()).collect::<Vec<_>>().join("; ")
+    let one = |pod: &PodOnNode| PartitionAt { pod: processes::on_node(cx, pod), name: name.to_owned(), cuts: cuts.to_vec() };
+    let request = |which: &[&PodOnNode]| NodeReq::Partitions { step, at: which.iter().map(|pod| one(pod)).collect() };
+    on_nodes::ask(cx, pods, |pod| &pod.node, "cut off", request).await
 }
 
 /// Places the helpers, and looks whether the pods can be cut off.
@@ -142,22 +126,17 @@ pub(super) async fn effective(
     cuts: &[Cut],
     limit: Duration,
 ) -> Result<(Stamp, String), FaultError> {
-    until(cx, "that the traffic is cut", limit, || async {
-        let seen = ask(cx, Step::Check, pods, name, cuts).await?;
-        Ok(if seen.iter().all(|s| s.effective) { Ok(said(&seen)) } else { Err(said(&seen)) })
-    })
-    .await
+    on_nodes::effective(cx, "that the traffic is cut", limit, || async { ask(cx, Step::Check, pods, name, cuts).await }).await
 }
 
 pub(super) async fn holds(cx: &FaultCx, pods: &[PodOnNode], name: &str, cuts: &[Cut]) -> Result<Option<String>, FaultError> {
-    let broken: Vec<String> = ask(cx, Step::Check, pods, name, cuts).await?.into_iter().filter_map(|s| s.broken).collect();
-    Ok((!broken.is_empty()).then(|| broken.join("; ")))
+    Ok(broken(&ask(cx, Step::Check, pods, name, cuts).await?))
 }
 
 pub(super) async fn revert(cx: &FaultCx, pods: &[PodOnNode], name: &str, cuts: &[Cut]) -> Result<(RevertResult, String), FaultError> {
-    let (mut seen, mut left, mut without) = (Vec::new(), 0, Vec::new());
+    let left = still_there(cx, pods, |pod| pod).await?.len();
+    let (mut seen, mut without) = (Vec::new(), Vec::new());
     for pod in pods {
-        left += usize::from(processes::there(cx, pod).await?.is_some());
         if cx.existing_helper(&pod.node).await?.is_some() {
             seen.extend(ask(cx, Step::Revert, std::slice::from_ref(pod), name, cuts).await?);
         } else {
@@ -183,13 +162,9 @@ pub(super) async fn gone(
     limit: Duration,
 ) -> Result<(Stamp, String), FaultError> {
     until(cx, "that the traffic passes again", limit, || async {
-        let (mut there, mut proof) = (Vec::new(), Vec::new());
-        for pod in pods {
-            match processes::there(cx, pod).await? {
-                Some(_) => there.push(pod.clone()),
-                None => proof.push(format!("pod {}/{} (uid {}) is gone", pod.namespace, pod.name, pod.uid)),
-            }
-        }
+        let there = still_there(cx, pods, |pod| pod).await?;
+        let lost = pods.iter().filter(|pod| !there.contains(pod));
+        let mut proof: Vec<String> = lost.map(|pod| format!("pod {}/{} (uid {}) is gone", pod.namespace, pod.name, pod.uid)).collect();
         let seen = ask(cx, Step::Check, &there, name, cuts).await?;
         if seen.iter().any(|s| s.left) {
             return Ok(Err(said(&seen)));

@@ -11,7 +11,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
-use super::{FaultCx, FaultError, OwnerState, PodOnNode, Prepared, ProcessFault, Undo, change::until, owner};
+use super::{FaultCx, FaultError, OwnerState, PodOnNode, Prepared, ProcessFault, Undo, change::until, on_nodes::still_there, owner};
 use crate::{
     agent::{
         node::{NodeReport, NodeReq, PodReport},
@@ -231,10 +231,7 @@ pub(super) async fn revert(cx: &FaultCx, pods: &[PodOnNode], how: ProcessFault) 
 }
 
 async fn revert_on(cx: &FaultCx, node: &str, pods: Vec<&PodOnNode>, how: ProcessFault) -> Result<(RevertResult, String), FaultError> {
-    let mut left = 0;
-    for pod in &pods {
-        left += usize::from(there(cx, pod).await?.is_some());
-    }
+    let left = still_there(cx, &pods, |pod| pod).await?.len();
     let link = match cx.existing_helper(node).await? {
         Some(link) => link,
         None if left == 0 => return Ok((RevertResult::TargetGone, format!("none of the pods on {node} exists any more"))),

@@ -3,16 +3,16 @@
 use std::{fmt::Debug, time::Duration};
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, StatefulSet, StatefulSetStatus};
-use kube::{Resource, ResourceExt as _, core::NamespaceResourceScope};
+use kube::{Resource, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 
 use super::{
     FaultCx, FaultError, Prepared, Undo,
-    change::{Decision, change, mark, marked_by, refuse_foreign, unmark, until},
+    change::{Decision, as_is, change, mark, marked_by, only, refuse_foreign, touched, unmark, until},
 };
 use crate::{
     clock::Stamp,
-    journal::{RevertResult, TouchedObject},
+    journal::RevertResult,
     plan::ResolvedObject,
     scenario::{diag::counted, types::Scale},
 };
@@ -70,9 +70,7 @@ macro_rules! by_kind {
 }
 
 pub(super) async fn prepare(cx: &FaultCx, spec: &Scale, targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
-    let [target] = targets else {
-        return Err(FaultError::failed("scale", format!("the target must be one workload and is {}", targets.len())));
-    };
+    let target = only(targets, "scale", "workload")?;
     let set = i32::try_from(spec.replicas).unwrap_or(i32::MAX);
     let called = format!("scale {} {}/{}", target.kind, target.namespace, target.name);
     let (before, ready) = match target.kind.as_str() {
@@ -83,16 +81,11 @@ pub(super) async fn prepare(cx: &FaultCx, spec: &Scale, targets: &[ResolvedObjec
         return Err(FaultError::failed(called, format!("it has {} already: nothing would change", counted(set, "replica"))));
     }
     let (namespace, name, kind, uid) = (target.namespace.clone(), target.name.clone(), target.kind.clone(), target.uid.clone());
-    let object = TouchedObject { kind: kind.clone(), namespace: namespace.clone(), name: name.clone(), uid: uid.clone() };
-    Ok(Prepared { undo: Undo::Scale { namespace, kind, name, uid, before, set, ready }, objects: vec![object] })
+    Ok(Prepared { undo: Undo::Scale { namespace, kind, name, uid, before, set, ready }, objects: vec![touched(target)] })
 }
 
 async fn read<K: Replicas>(cx: &FaultCx, target: &ResolvedObject, called: &str) -> Result<(i32, i32), FaultError> {
-    let found = cx.cluster.get_opt::<K>(&target.namespace, &target.name).await?;
-    let Some(found) = found.filter(|o| o.uid().as_deref() == Some(&target.uid)) else {
-        return Err(FaultError::failed(called, "it is no longer there"));
-    };
-    refuse_foreign(cx, &found, called)?;
+    let found = as_is::<K>(cx, target, called).await?;
     Ok((found.wanted(), found.actual().1))
 }
 

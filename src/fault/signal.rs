@@ -3,15 +3,18 @@
 //! The process is chosen when the fault is prepared and is in the undo by number and start time, so that whoever reverts wakes exactly
 //! that one. Only what stops (SIGSTOP, SIGTSTP) has something to undo. The helper's side is [`crate::agent::signals`].
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use futures::future::join_all;
-
-use super::{FaultCx, FaultError, PodOnNode, Prepared, ProcessFault, SignalledProcess, Undo, change::until, processes};
+use super::{
+    FaultCx, FaultError, PodOnNode, Prepared, ProcessFault, SignalledProcess, Undo,
+    change::until,
+    on_nodes::{self, broken, said, still_there},
+    processes,
+};
 use crate::{
     agent::{
         node::NodeReq,
-        signals::{self, SignalSeen, SignalTo, SignalsReport},
+        signals::{self, SignalSeen, SignalTo},
         volume::Step,
     },
     clock::Stamp,
@@ -45,40 +48,20 @@ pub(super) async fn prepare(
     Ok(Prepared { undo: Undo::Signal { to, signal: spec.signal.clone(), id }, objects })
 }
 
-/// Asks the helpers of all nodes at once; answers in the order asked.
 async fn ask(cx: &FaultCx, step: Step, signal: &str, id: &str, meant: &[Meant<'_>]) -> Result<Vec<SignalSeen>, FaultError> {
-    let mut nodes: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (n, (pod, ..)) in meant.iter().enumerate() {
-        nodes.entry(&pod.node).or_default().push(n);
-    }
-    let asked = nodes.into_iter().map(|(node, which)| {
-        let to = which.iter().map(|n| {
-            let (pod, process, ident) = meant[*n];
-            SignalTo { pod: processes::on_node(cx, pod), process: process.to_owned(), ident, signal: signal.to_owned(), id: id.to_owned() }
-        });
-        let request = NodeReq::Signals { step, to: to.collect() };
-        async move {
-            let link = cx.helper(node).await?;
-            let report: SignalsReport = link.call("signal", &request, processes::ASK_LIMIT).await?;
-            Ok::<_, FaultError>((which, report.signals))
-        }
-    });
-    let mut all: Vec<SignalSeen> = vec![SignalSeen::default(); meant.len()];
-    for answer in join_all(asked).await {
-        let (which, seen) = answer?;
-        for (n, seen) in which.into_iter().zip(seen) {
-            all[n] = seen;
-        }
-    }
-    Ok(all)
+    let one = |(pod, process, ident): &Meant<'_>| SignalTo {
+        pod: processes::on_node(cx, pod),
+        process: (*process).to_owned(),
+        ident: *ident,
+        signal: signal.to_owned(),
+        id: id.to_owned(),
+    };
+    let request = |which: &[&Meant<'_>]| NodeReq::Signals { step, to: which.iter().map(|meant| one(meant)).collect() };
+    on_nodes::ask(cx, meant, |(pod, ..)| &pod.node, "signal", request).await
 }
 
 fn meant(to: &[SignalledProcess]) -> Vec<Meant<'_>> {
     to.iter().map(|to| (&to.pod, to.process.as_str(), Some(to.ident))).collect()
-}
-
-fn said(seen: &[SignalSeen]) -> String {
-    seen.iter().map(|s| s.detail.as_str()).collect::<Vec<_>>().join("; ")
 }
 
 /// Places the helpers, and looks whether each still sees its process.
@@ -101,31 +84,21 @@ pub(super) async fn effective(
     id: &str,
     limit: Duration,
 ) -> Result<(Stamp, String), FaultError> {
-    until(cx, "that the signal arrived", limit, || async {
-        let seen = ask(cx, Step::Check, signal, id, &meant(to)).await?;
-        Ok(if seen.iter().all(|s| s.effective) { Ok(said(&seen)) } else { Err(said(&seen)) })
-    })
-    .await
+    on_nodes::effective(cx, "that the signal arrived", limit, || async { ask(cx, Step::Check, signal, id, &meant(to)).await }).await
 }
 
 pub(super) async fn holds(cx: &FaultCx, to: &[SignalledProcess], signal: &str, id: &str) -> Result<Option<String>, FaultError> {
     if !signals::stops(signal) {
         return Ok(None);
     }
-    let broken: Vec<String> = ask(cx, Step::Check, signal, id, &meant(to)).await?.into_iter().filter_map(|s| s.broken).collect();
-    Ok((!broken.is_empty()).then(|| broken.join("; ")))
+    Ok(broken(&ask(cx, Step::Check, signal, id, &meant(to)).await?))
 }
 
 pub(super) async fn revert(cx: &FaultCx, to: &[SignalledProcess], signal: &str, id: &str) -> Result<(RevertResult, String), FaultError> {
     if !signals::stops(signal) {
         return Ok((RevertResult::Nothing, format!("{signal} has nothing to undo")));
     }
-    let mut there = Vec::new();
-    for to in to {
-        if processes::there(cx, &to.pod).await?.is_some() {
-            there.push(to.clone());
-        }
-    }
+    let there = still_there(cx, to, |to| &to.pod).await?;
     if there.is_empty() {
         return Ok((RevertResult::TargetGone, "none of the pods exists any more".to_owned()));
     }
@@ -148,12 +121,7 @@ pub(super) async fn gone(
         return processes::gone(cx, &pods, ProcessFault::Crash, limit).await;
     }
     until(cx, "that nothing is stopped any more", limit, || async {
-        let mut there = Vec::new();
-        for to in to {
-            if processes::there(cx, &to.pod).await?.is_some() {
-                there.push(to.clone());
-            }
-        }
+        let there = still_there(cx, to, |to| &to.pod).await?;
         let seen = ask(cx, Step::Check, signal, id, &meant(&there)).await?;
         let pods = if there.len() < to.len() { format!("{} pods are gone; ", to.len() - there.len()) } else { String::new() };
         Ok(if seen.iter().any(|s| s.stopped) { Err(said(&seen)) } else { Ok(format!("{pods}{}", said(&seen))) })

@@ -3,18 +3,22 @@
 //! The helper's side is [`crate::agent::volume`]. The lasting thing is the claim: where the pod is gone, the revert goes through
 //! whichever pod has the claim mounted by then, and where none has, through the node that it was on.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use futures::future::join_all;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume as PodVolume, VolumeMount};
 use kube::ResourceExt as _;
 
-use super::{FaultCx, FaultError, FillGoal, OnVolume, PodOnNode, Prepared, Undo, VolumeAct, VolumeId, change::until, owner, processes};
+use super::{
+    FaultCx, FaultError, FillGoal, OnVolume, PodOnNode, Prepared, Undo, VolumeAct, VolumeId,
+    change::until,
+    on_nodes::{self, said},
+    owner, processes,
+};
 use crate::{
     agent::{
         node::NodeReq,
         pods::is_over,
-        volume::{OURS, Step, VolumeAt, VolumeSeen, VolumesReport},
+        volume::{OURS, Step, VolumeAt, VolumeSeen},
     },
     clock::Stamp,
     journal::{RevertResult, TouchedObject},
@@ -225,39 +229,18 @@ async fn of_claim(cx: &FaultCx, target: &ResolvedObject, path: Option<&str>) -> 
     Ok((pod, Place { below: path.unwrap_or_default().trim_start_matches('/').to_owned(), ..place }))
 }
 
-/// Asks the helpers of all nodes at once; answers in the order asked. With each volume: whether its pod may be gone.
+/// Asks the helpers. With each volume: whether its pod may be gone.
 async fn ask(cx: &FaultCx, step: Step, name: &str, all: &[(OnVolume, bool)]) -> Result<Vec<VolumeSeen>, FaultError> {
-    let mut nodes: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (n, (on, _)) in all.iter().enumerate() {
-        nodes.entry(&on.pod.node).or_default().push(n);
-    }
-    let asked = nodes.into_iter().map(|(node, which)| {
-        let at = which.iter().map(|n| {
-            let on = &all[*n].0;
-            VolumeAt {
-                pod: processes::on_node(cx, &on.pod),
-                container: on.container.clone(),
-                mount: on.mount.clone(),
-                id: (!on.id.device.is_empty()).then(|| on.id.clone()),
-                name: name.to_owned(),
-                act: on.act.clone(),
-            }
-        });
-        let request = NodeReq::Volumes { step, at: at.collect() };
-        async move {
-            let link = cx.helper(node).await?;
-            let report: VolumesReport = link.call("act on volumes", &request, processes::ASK_LIMIT).await?;
-            Ok::<_, FaultError>((which, report.volumes))
-        }
-    });
-    let mut seen: Vec<VolumeSeen> = vec![VolumeSeen::default(); all.len()];
-    for answer in join_all(asked).await {
-        let (which, answers) = answer?;
-        for (n, answer) in which.into_iter().zip(answers) {
-            seen[n] = answer;
-        }
-    }
-    Ok(seen)
+    let one = |(on, _): &(OnVolume, bool)| VolumeAt {
+        pod: processes::on_node(cx, &on.pod),
+        container: on.container.clone(),
+        mount: on.mount.clone(),
+        id: (!on.id.device.is_empty()).then(|| on.id.clone()),
+        name: name.to_owned(),
+        act: on.act.clone(),
+    };
+    let request = |which: &[&(OnVolume, bool)]| NodeReq::Volumes { step, at: which.iter().map(|on| one(on)).collect() };
+    on_nodes::ask(cx, all, |(on, _)| &on.pod.node, "act on volumes", request).await
 }
 
 /// The volumes as they can be reached now, and what is to be said of those that are gone for good.
@@ -291,10 +274,6 @@ async fn now(cx: &FaultCx, at: &[OnVolume]) -> Result<(Vec<(OnVolume, bool)>, Ve
     Ok((there, gone))
 }
 
-fn said(seen: &[VolumeSeen]) -> String {
-    seen.iter().map(|s| s.detail.as_str()).collect::<Vec<_>>().join("; ")
-}
-
 /// Places the helpers, and looks whether each still finds what it is to act on.
 pub(super) async fn arm(cx: &FaultCx, at: &[OnVolume], name: &str) -> Result<(), FaultError> {
     ask(cx, Step::Look, name, &as_it_was(at)).await.map(drop)
@@ -311,12 +290,8 @@ pub(super) async fn inject(cx: &FaultCx, at: &[OnVolume], name: &str) -> Result<
 }
 
 pub(super) async fn effective(cx: &FaultCx, at: &[OnVolume], name: &str, limit: Duration) -> Result<(Stamp, String), FaultError> {
-    until(cx, "that the volume is as it should be", limit, || async {
-        let seen = ask(cx, Step::Check, name, &as_it_was(at)).await?;
-        let whole = |s: &VolumeSeen| s.broken.as_ref().map_or_else(|| s.detail.clone(), |why| format!("{}: {why}", s.detail));
-        Ok(if seen.iter().all(|s| s.effective) { Ok(said(&seen)) } else { Err(seen.iter().map(whole).collect::<Vec<_>>().join("; ")) })
-    })
-    .await
+    let look = || async { ask(cx, Step::Check, name, &as_it_was(at)).await };
+    on_nodes::effective(cx, "that the volume is as it should be", limit, look).await
 }
 
 pub(super) async fn holds(cx: &FaultCx, at: &[OnVolume], name: &str) -> Result<Option<String>, FaultError> {
