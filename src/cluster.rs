@@ -15,6 +15,7 @@ use std::{
 };
 
 use futures::Future;
+use hyper::header::{HeaderValue, USER_AGENT};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope, api::core::v1::Namespace};
 use kube::{
     Api, Client, Config, Resource, ResourceExt as _,
@@ -332,6 +333,8 @@ async fn identified(client: Client, streams: Client, server: String, name: Strin
 
 fn with_limits(mut config: Config, read: Option<Duration>) -> Config {
     config.default_retry = false;
+    // An audit log then tells firedrill from whoever else uses the same account.
+    config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("firedrill/", env!("CARGO_PKG_VERSION")))));
     config.connect_timeout = Some(CONNECT_LIMIT);
     config.read_timeout = read;
     // Otherwise the time a pooled connection lay idle counts against the next answer.
@@ -534,6 +537,7 @@ mod tests {
     fn repeats_are_off_and_limits_are_set() {
         let config = with_limits(Config::new("https://localhost:1".parse().unwrap()), Some(READ_LIMIT));
         assert!(!config.default_retry);
+        assert!(config.headers.iter().any(|(name, value)| name == USER_AGENT && value.as_bytes().starts_with(b"firedrill/")));
         assert_eq!((config.connect_timeout, config.read_timeout), (Some(CONNECT_LIMIT), Some(READ_LIMIT)));
     }
 }

@@ -1,7 +1,10 @@
 //! `podKill`: deletes pods, as `kubectl delete pod` does. A polite shutdown: the container gets SIGTERM, and what runs in it may
 //! hand over. (`crash` and `freeze` do not ask.)
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
@@ -13,6 +16,7 @@ use kube::{
 use super::{FaultCx, FaultError, PodRef, Prepared, Undo, change::until, owner};
 use crate::{
     clock::Stamp,
+    cluster::Fresh,
     journal::TouchedObject,
     plan::ResolvedObject,
     scenario::types::{FaultSpec, UndoPolicy},
@@ -112,18 +116,36 @@ pub(super) async fn inject(cx: &FaultCx, spec: &FaultSpec, pods: &[PodRef]) -> R
 /// The pod is deleted, or marked for deletion: it is out of its Services, and the kubelet ends it.
 pub(super) async fn effective(cx: &FaultCx, pods: &[PodRef], limit: Duration) -> Result<(Stamp, String), FaultError> {
     until(cx, "that the pods are deleted", limit, || async {
-        let mut said = Vec::new();
-        for pod in pods {
-            let now = cx.cluster.get_opt::<Pod>(&pod.namespace, &pod.name).await?;
-            match now {
-                Some(now) if now.uid().as_deref() == Some(&pod.uid) && now.metadata.deletion_timestamp.is_none() => {
-                    return Ok(Err(format!("pod {}/{} is not being deleted", pod.namespace, pod.name)));
-                }
-                Some(now) if now.uid().as_deref() == Some(&pod.uid) => said.push(format!("{} is being ended", pod.name)),
-                _ => said.push(format!("{} is gone", pod.name)),
-            }
-        }
-        Ok(Ok(said.join(", ")))
+        let there = still_there(cx, pods).await?;
+        let live = |pod: &&PodRef| there.get(pod.uid.as_str()) == Some(&false);
+        let said = |pod: &PodRef| format!("{} is {}", pod.name, if there.contains_key(pod.uid.as_str()) { "being ended" } else { "gone" });
+        Ok(match pods.iter().find(live) {
+            Some(pod) => Err(format!("pod {}/{} is not being deleted", pod.namespace, pod.name)),
+            None => Ok(pods.iter().map(said).collect::<Vec<_>>().join(", ")),
+        })
     })
     .await
+}
+
+/// Which of the pods exist, by uid, and whether each is being deleted. Many are seen by a list of their namespace: a thousand reads would
+/// take longer than the deletions.
+async fn still_there<'a>(cx: &FaultCx, pods: &'a [PodRef]) -> Result<BTreeMap<&'a str, bool>, FaultError> {
+    let mut there = BTreeMap::new();
+    if pods.len() <= AT_ONCE {
+        for pod in pods {
+            let now = cx.cluster.get_opt::<Pod>(&pod.namespace, &pod.name).await?.filter(|now| now.uid().as_deref() == Some(&pod.uid));
+            there.extend(now.map(|now| (pod.uid.as_str(), now.metadata.deletion_timestamp.is_some())));
+        }
+        return Ok(there);
+    }
+    let ours: BTreeSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
+    for namespace in pods.iter().map(|pod| pod.namespace.as_str()).collect::<BTreeSet<_>>() {
+        let what = format!("list pods in {namespace}");
+        let seen = |pod: Pod| {
+            let uid = ours.get(pod.metadata.uid.as_deref()?)?;
+            Some((*uid, pod.metadata.deletion_timestamp.is_some()))
+        };
+        there.extend(cx.cluster.list_map(&cx.cluster.api(namespace), None, &what, Fresh::Now, seen).await?);
+    }
+    Ok(there)
 }
