@@ -36,8 +36,8 @@ pub const CALL_LIMIT: Duration = Duration::from_secs(10);
 pub const WATCH_SECS: u32 = 25;
 /// The reason given where discovery does not find a kind.
 const MISSING_KIND: &str = "MissingKind";
-/// How many objects a page of a list has.
-const PAGE: u32 = 500;
+/// How many objects a page of a list has. Half of kubectl's: a pod takes some 25 KB of memory, and guards read several lists side by side.
+const PAGE: u32 = 250;
 
 /// Leave to change something now. What is read before a change takes its time, and Leases may run out meanwhile.
 #[derive(Clone)]

@@ -31,7 +31,8 @@ struct Count {
     ready: i32,
 }
 
-fn controller(owners: &[OwnerReference]) -> Option<&OwnerReference> {
+/// The one of them that made the object, if there is one.
+pub(super) fn controller(owners: &[OwnerReference]) -> Option<&OwnerReference> {
     owners.iter().find(|o| o.controller == Some(true))
 }
 
@@ -41,15 +42,25 @@ fn controller(owners: &[OwnerReference]) -> Option<&OwnerReference> {
 /// The API server.
 pub(super) async fn of(cx: &FaultCx, pod: &Pod) -> Result<Option<OwnerRef>, FaultError> {
     let namespace = pod.namespace().unwrap_or_default();
-    let Some(direct) = controller(pod.owner_references()) else { return Ok(None) };
+    match controller(pod.owner_references()) {
+        Some(direct) => above(cx, &namespace, direct).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The controller of a pod, or the Deployment above it if it is a ReplicaSet.
+///
+/// # Errors
+/// The API server.
+pub(super) async fn above(cx: &FaultCx, namespace: &str, direct: &OwnerReference) -> Result<OwnerRef, FaultError> {
     let mut top = direct.clone();
     if direct.kind == "ReplicaSet"
-        && let Some(set) = cx.cluster.get_opt::<ReplicaSet>(&namespace, &direct.name).await?
+        && let Some(set) = cx.cluster.get_opt::<ReplicaSet>(namespace, &direct.name).await?
         && let Some(above) = controller(set.owner_references())
     {
         top = above.clone();
     }
-    Ok(Some(OwnerRef { namespace, kind: top.kind, name: top.name, uid: top.uid }))
+    Ok(OwnerRef { namespace: namespace.to_owned(), kind: top.kind, name: top.name, uid: top.uid })
 }
 
 /// Whether the kind is one whose pods can be counted.

@@ -7,17 +7,20 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{
     ResourceExt as _,
     api::{DeleteParams, Preconditions},
 };
 
-use super::{FaultCx, FaultError, PodRef, Prepared, Undo, change::until, owner};
+use super::{
+    FaultCx, FaultError, OwnerState, PodRef, Prepared, Undo,
+    change::{touched, until},
+    owner,
+};
 use crate::{
     clock::Stamp,
     cluster::Fresh,
-    journal::TouchedObject,
     plan::ResolvedObject,
     scenario::types::{FaultSpec, UndoPolicy},
 };
@@ -26,37 +29,32 @@ use crate::{
 const AT_ONCE: usize = 10;
 
 pub(super) async fn prepare(cx: &FaultCx, targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
-    let (mut pods, mut owners, mut objects) = (Vec::new(), Vec::new(), Vec::new());
-    // As many at once as the deletions will be: the connections that they need are then open.
-    let found: Vec<_> = stream::iter(targets)
-        .map(|target| async move { (target, cx.cluster.get_opt::<Pod>(&target.namespace, &target.name).await) })
-        .buffered(AT_ONCE)
-        .collect()
-        .await;
-    for (target, pod) in found {
-        let called = format!("kill pod {}/{}", target.namespace, target.name);
-        let Some(pod) = pod?.filter(|pod| pod.uid().as_deref() == Some(&target.uid)) else {
+    let (mut pods, mut owners, mut objects) = (Vec::new(), BTreeMap::new(), Vec::new());
+    let wanted: Vec<PodRef> =
+        targets.iter().map(|t| PodRef { namespace: t.namespace.clone(), name: t.name.clone(), uid: t.uid.clone() }).collect();
+    let now = still_there(cx, &wanted).await?;
+    for (target, pod) in targets.iter().zip(&wanted) {
+        let called = format!("kill pod {}/{}", pod.namespace, pod.name);
+        let Some(seen) = now.get(pod.uid.as_str()) else {
             return Err(FaultError::failed(called, "it is no longer there"));
         };
-        match owner::of(cx, &pod).await? {
-            Some(of) if owners.contains(&of) => {}
-            Some(of) => owners.push(of),
+        match &seen.controller {
+            Some(direct) if owners.contains_key(&direct.uid) => {}
+            Some(direct) => drop(owners.insert(direct.uid.clone(), owner::above(cx, &pod.namespace, direct).await?)),
             None if irreversible(cx, target) => {}
             None => {
                 return Err(FaultError::failed(called, "nothing would bring it back: it has no controller (`undo: none` accepts that)"));
             }
         }
-        pods.push(PodRef { namespace: target.namespace.clone(), name: target.name.clone(), uid: target.uid.clone() });
-        objects.push(TouchedObject {
-            kind: "Pod".to_owned(),
-            namespace: target.namespace.clone(),
-            name: target.name.clone(),
-            uid: target.uid.clone(),
-        });
+        pods.push(pod.clone());
+        objects.push(touched(target));
     }
-    let mut states = Vec::new();
-    for of in owners {
-        states.push(owner::state(cx, of).await?);
+    let mut states: Vec<OwnerState> = Vec::new();
+    for of in owners.into_values() {
+        // Two ReplicaSets may be one Deployment's.
+        if states.iter().all(|state| state.owner != of) {
+            states.push(owner::state(cx, of).await?);
+        }
     }
     Ok(Prepared { undo: Undo::Deleted { pods, owners: states }, objects })
 }
@@ -117,7 +115,7 @@ pub(super) async fn inject(cx: &FaultCx, spec: &FaultSpec, pods: &[PodRef]) -> R
 pub(super) async fn effective(cx: &FaultCx, pods: &[PodRef], limit: Duration) -> Result<(Stamp, String), FaultError> {
     until(cx, "that the pods are deleted", limit, || async {
         let there = still_there(cx, pods).await?;
-        let live = |pod: &&PodRef| there.get(pod.uid.as_str()) == Some(&false);
+        let live = |pod: &&PodRef| there.get(pod.uid.as_str()).is_some_and(|seen| !seen.ending);
         let said = |pod: &PodRef| format!("{} is {}", pod.name, if there.contains_key(pod.uid.as_str()) { "being ended" } else { "gone" });
         Ok(match pods.iter().find(live) {
             Some(pod) => Err(format!("pod {}/{} is not being deleted", pod.namespace, pod.name)),
@@ -127,24 +125,35 @@ pub(super) async fn effective(cx: &FaultCx, pods: &[PodRef], limit: Duration) ->
     .await
 }
 
-/// Which of the pods exist, by uid, and whether each is being deleted. Many are seen by a list of their namespace: a thousand reads would
-/// take longer than the deletions.
-async fn still_there<'a>(cx: &FaultCx, pods: &'a [PodRef]) -> Result<BTreeMap<&'a str, bool>, FaultError> {
+/// A pod that exists.
+struct Seen {
+    controller: Option<OwnerReference>,
+    ending: bool,
+}
+
+impl Seen {
+    fn of(pod: Pod) -> Self {
+        let ending = pod.metadata.deletion_timestamp.is_some();
+        Self { controller: owner::controller(pod.owner_references()).cloned(), ending }
+    }
+}
+
+/// Which of the pods exist, by uid. Many are seen by a list of their namespace: a thousand reads would take longer than the deletions.
+async fn still_there<'a>(cx: &FaultCx, pods: &'a [PodRef]) -> Result<BTreeMap<&'a str, Seen>, FaultError> {
     let mut there = BTreeMap::new();
     if pods.len() <= AT_ONCE {
-        for pod in pods {
-            let now = cx.cluster.get_opt::<Pod>(&pod.namespace, &pod.name).await?.filter(|now| now.uid().as_deref() == Some(&pod.uid));
-            there.extend(now.map(|now| (pod.uid.as_str(), now.metadata.deletion_timestamp.is_some())));
+        // As many at once as the deletions will be: the connections that they need are then open.
+        let read = |pod: &'a PodRef| async move { (pod, cx.cluster.get_opt::<Pod>(&pod.namespace, &pod.name).await) };
+        for (pod, now) in stream::iter(pods).map(read).buffered(AT_ONCE).collect::<Vec<_>>().await {
+            let now = now?.filter(|now| now.uid().as_deref() == Some(&pod.uid));
+            there.extend(now.map(|now| (pod.uid.as_str(), Seen::of(now))));
         }
         return Ok(there);
     }
     let ours: BTreeSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
     for namespace in pods.iter().map(|pod| pod.namespace.as_str()).collect::<BTreeSet<_>>() {
         let what = format!("list pods in {namespace}");
-        let seen = |pod: Pod| {
-            let uid = ours.get(pod.metadata.uid.as_deref()?)?;
-            Some((*uid, pod.metadata.deletion_timestamp.is_some()))
-        };
+        let seen = |pod: Pod| Some((*ours.get(pod.metadata.uid.as_deref()?)?, Seen::of(pod)));
         there.extend(cx.cluster.list_map(&cx.cluster.api(namespace), None, &what, Fresh::Now, seen).await?);
     }
     Ok(there)
