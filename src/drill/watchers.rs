@@ -1,6 +1,23 @@
 //! What is watched beside the steps: signals, the inbox, `abortIf`, the time limit, the Leases.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, ResourceExt as _,
+    api::PartialObjectMeta,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     acks::{self, Question},
@@ -8,14 +25,17 @@ use super::{
     wait::{Stretch, Waited},
 };
 use crate::{
+    cluster::{WATCH_SECS, WatchPause},
     gate,
-    journal::Stop,
+    journal::{STOP, Stop, record_name},
     scenario::types::{Dur, ProbeState},
     signals::Signals,
 };
 
-/// How often the inbox and the stop of all drills are read.
+/// How often the inbox and the stop of all drills are read when nothing tells that they have changed.
 const INBOX_EVERY: Duration = Duration::from_secs(1);
+/// How often they are read all the same while a watch tells: one that has gone silent is not seen to have.
+const INBOX_WATCHED: Duration = Duration::from_secs(15);
 
 impl Drill {
     /// Starts a task that ends with the drill.
@@ -89,8 +109,21 @@ impl Drill {
     }
 
     async fn watch_inbox(&self) {
+        let own = &self.plan.place.firedrill.namespace;
+        let (nudge, mut nudges) = mpsc::channel(1);
+        let watched = Arc::new(AtomicBool::new(false));
+        let api: Api<PartialObjectMeta<ConfigMap>> = Api::namespaced(self.cluster.streams.clone(), own);
+        // The drill's own record changes all the time.
+        let config = watcher::Config::default().timeout(WATCH_SECS).fields(&format!("metadata.name!={}", record_name(&self.name)));
+        let follow = follow_inbox(watcher::watcher(api, config), self.inbox.name(), nudge, Arc::clone(&watched));
+        let _follow = AbortOnDropHandle::new(tokio::spawn(gate::own(follow)));
         loop {
-            tokio::time::sleep(INBOX_EVERY).await;
+            let every = if watched.load(Ordering::Acquire) { INBOX_WATCHED } else { INBOX_EVERY };
+            tokio::select! {
+                biased;
+                Some(()) = nudges.recv() => {}
+                () = tokio::time::sleep(every) => {}
+            }
             // A stop that cannot be read is none: the drill goes on until its Leases say otherwise, and injects nothing meanwhile.
             if let Ok(Some(stop)) = Stop::read(&self.cluster.client, &self.plan.place.firedrill.namespace).await {
                 let by = if stop.by.is_empty() { "firedrill stop" } else { &stop.by };
@@ -189,4 +222,29 @@ impl Drill {
             }
         }
     }
+}
+
+/// Nudges whenever the inbox or the stop of all drills may have changed, and says whether it would.
+async fn follow_inbox(
+    events: impl futures::Stream<Item = Result<watcher::Event<PartialObjectMeta<ConfigMap>>, watcher::Error>> + Send,
+    inbox: String,
+    nudge: mpsc::Sender<()>,
+    watched: Arc<AtomicBool>,
+) {
+    let mut events = pin!(events.backoff(WatchPause::default()));
+    while let Some(event) = events.next().await {
+        match &event {
+            Ok(watcher::Event::Apply(map) | watcher::Event::Delete(map)) if map.name_any() != inbox && map.name_any() != STOP => continue,
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => continue,
+            Ok(watcher::Event::InitDone) => watched.store(true, Ordering::Release),
+            Ok(_) => {}
+            Err(error) => {
+                watched.store(false, Ordering::Release);
+                tracing::debug!(%error, "the watch of the inbox broke");
+            }
+        }
+        // A nudge that waits already is as good as two.
+        let _ = nudge.try_send(());
+    }
+    watched.store(false, Ordering::Release);
 }

@@ -344,6 +344,11 @@ impl Inbox {
         Self { api: Api::namespaced(client, namespace), drill: drill.to_owned() }
     }
 
+    /// Its name.
+    pub fn name(&self) -> String {
+        inbox_name(&self.drill)
+    }
+
     /// Makes it, empty, unless it is there.
     ///
     /// # Errors
