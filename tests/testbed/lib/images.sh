@@ -54,7 +54,7 @@ image_base_key() {
 image_key() {
   local name=$1 base=
   shift
-  if [ "$BASE" = debian ]; then base=$(image_base_key); fi
+  if [ "$BASE" = debian ]; then base=$(image_base_key); else base="$ENTRYPOINT $RUN_USER"; fi
   {
     echo "$base"
     hash_files "$IMAGES_DIR/$name.image" "$TESTBED_DIR/lib/mkimage.sh"
