@@ -89,11 +89,12 @@ struct Stage<'a> {
 /// # Errors
 /// It did not come to an end, or the world could not be made: in either case something is wrong.
 pub(crate) fn simulate(script: &Script) -> Result<History, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .map_err(|e| format!("there is no runtime: {e}"))?;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().start_paused(true);
+    // What libraries pick by chance among things of the same instant comes of the seed, too.
+    #[cfg(tokio_unstable)]
+    builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&script.seed.to_le_bytes()));
+    let runtime = builder.build().map_err(|e| format!("there is no runtime: {e}"))?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
         timeout(LIMIT, play(script)).await.unwrap_or_else(|_| Err(format!("it did not end within {LIMIT:?} of virtual time")))
     })
