@@ -1,5 +1,7 @@
 //! The contract of a fault, and every way in which it can be disturbed, in the same words for every kind.
 
+#![allow(dead_code, reason = "each suite uses its own part")]
+
 use std::{
     collections::BTreeMap,
     sync::{

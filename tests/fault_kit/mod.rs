@@ -58,11 +58,18 @@ pub struct World {
     clock: Clock,
     /// The cluster itself, if it is one in the process.
     pub sandbox: Option<Sandbox>,
+    /// Whether real kubelets run what is made.
+    pub kubelets: bool,
 }
 
 impl World {
     pub async fn new(cluster: Cluster, prefix: &str) -> Self {
         Self::made(cluster, unique(prefix), Clock::host(), None).await
+    }
+
+    /// One whose pods real kubelets run.
+    pub async fn on_kubelets(cluster: Cluster, prefix: &str) -> Self {
+        Self { kubelets: true, ..Self::new(cluster, prefix).await }
     }
 
     /// One in the process, with three nodes and firedrill's own namespace.
@@ -83,7 +90,7 @@ impl World {
             Some(sandbox) => of_sandbox(sandbox, "admin:elsewhere").await,
             None => connect(kubeconfig).await,
         };
-        Self { cluster, ns: self.ns.clone(), clock: self.clock.clone(), sandbox: self.sandbox.clone() }
+        Self { cluster, ns: self.ns.clone(), clock: self.clock.clone(), sandbox: self.sandbox.clone(), kubelets: self.kubelets }
     }
 
     async fn made(cluster: Cluster, ns: String, clock: Clock, sandbox: Option<Sandbox>) -> Self {
@@ -100,7 +107,7 @@ impl World {
             cluster.get_opt::<k8s_openapi::api::core::v1::ServiceAccount>(&ns, "default").await.unwrap().is_some()
         })
         .await;
-        Self { cluster, ns, clock, sandbox }
+        Self { cluster, ns, clock, sandbox, kubelets: false }
     }
 
     pub async fn create<K>(&self, object: Value) -> K

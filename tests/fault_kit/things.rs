@@ -95,10 +95,14 @@ pub struct Case<'a> {
     pub name: String,
 }
 
-fn template(labels: &Value) -> Value {
+fn template(w: &World, labels: &Value) -> Value {
     // What the annotations say is for the sandbox.
     let annotations = json!({"sandbox.firedrill.dev/model": "idle", "sandbox.firedrill.dev/model.dump": "batch", "sandbox.firedrill.dev/runs-for.dump": "1s"});
-    let main = json!({"name": "main", "image": "none", "command": ["run"], "args": ["it"]});
+    let main = if w.kubelets {
+        json!({"name": "main", "image": TOOLBOX, "command": ["sleep"], "args": ["9009"]})
+    } else {
+        json!({"name": "main", "image": "none", "command": ["run"], "args": ["it"]})
+    };
     json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [main]}})
 }
 
@@ -106,15 +110,21 @@ impl<'a> Case<'a> {
     pub async fn new(w: &'a World, kind: Kind) -> Self {
         let name = unique("thing");
         let labels = json!({"app": name});
-        let workload = json!({"metadata": {"name": name}, "spec": {"replicas": 3, "selector": {"matchLabels": labels}, "template": template(&labels)}});
+        let workload = json!({"metadata": {"name": name}, "spec": {"replicas": 3, "selector": {"matchLabels": labels}, "template": template(w, &labels)}});
         let mut set = workload.clone();
         set["spec"]["serviceName"] = json!(name);
-        let mut pod = template(&labels);
+        let mut pod = template(w, &labels);
         pod["spec"]["restartPolicy"] = json!("Never");
         pod["spec"]["initContainers"] = json!([
             {"name": "dump", "image": "none", "command": ["dump"], "args": ["it"]},
             {"name": "sidecar", "image": "none", "restartPolicy": "Always", "command": ["serve"]},
         ]);
+        if w.kubelets {
+            pod["spec"]["initContainers"] = json!([
+                {"name": "dump", "image": TOOLBOX, "command": ["echo"], "args": ["it"]},
+                {"name": "sidecar", "image": TOOLBOX, "restartPolicy": "Always", "command": ["sleep"], "args": ["9010"]},
+            ]);
+        }
         let cron = json!({"metadata": {"name": name}, "spec": {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": pod}}}});
         let mut thing = name.clone();
         let (spec, objects) = match kind {
@@ -160,6 +170,11 @@ impl<'a> Case<'a> {
                 (json!({"cordonNode": {"target": "t"}}), vec![resolved("Node", &made)])
             }
             Kind::Drain => {
+                let mut workload = workload;
+                if w.kubelets {
+                    // Where none of the cluster's own pods would have to go.
+                    workload["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node(w, &name).await});
+                }
                 w.create::<Deployment>(workload).await;
                 let pods = ready_pods(w, &name, 3).await;
                 thing = pods[0].spec.as_ref().unwrap().node_name.clone().unwrap();
@@ -168,7 +183,7 @@ impl<'a> Case<'a> {
             }
             Kind::Detach => {
                 let mut workload = workload;
-                if w.sandbox.is_none() {
+                if w.sandbox.is_none() && !w.kubelets {
                     // Nobody places the pods, and only what is on a node becomes an endpoint; nobody ends them there, either.
                     workload["spec"]["template"]["spec"]["nodeName"] = json!(node(w, &name).await);
                     workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(0);
@@ -399,8 +414,18 @@ fn policy(name: &str) -> Value {
         "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}})
 }
 
-/// A node of its own.
+/// What real kubelets have.
+const TOOLBOX: &str = "localhost/toolbox:1";
+
+/// A node of its own; of real ones, one that the cluster itself has no pods on that could be evicted.
 async fn node(w: &World, name: &str) -> String {
+    if w.kubelets {
+        let pods = w.cluster.list_all(&w.cluster.api::<Pod>("kube-system"), None, "list pods").await.unwrap();
+        let by_daemon = |p: &Pod| p.owner_references().iter().any(|o| o.kind == "DaemonSet" || o.kind == "Node");
+        let taken: Vec<String> = pods.iter().filter(|p| !by_daemon(p)).filter_map(|p| p.spec.as_ref()?.node_name.clone()).collect();
+        let nodes = w.cluster.cluster_api::<Node>().list(&ListParams::default()).await.unwrap();
+        return nodes.iter().map(|node| node.name_any()).find(|node| !taken.contains(node)).expect("a node without pods of the cluster's");
+    }
     if let Some(sandbox) = &w.sandbox {
         sandbox.add_node(name, "zone-x");
     } else {
