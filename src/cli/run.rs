@@ -21,8 +21,9 @@ use crate::{
     drill::{Ack, AckAction, Drill, DrillOptions, Takeover},
     exit::Exit,
     plan::{
-        Plan,
+        Permission, Plan,
         may::{self, Missing},
+        others,
     },
     rehearse::{Participants, Stage},
     report,
@@ -225,7 +226,9 @@ async fn perform(args: Args) -> Result<Exit, CliError> {
 
 /// A drill that lacks a permission would stop half-way, and could perhaps not be undone.
 async fn refuse_when_not_allowed(cluster: &Cluster, plan: &Plan) -> Result<(), CliError> {
-    let Missing { denied, unknown } = may::missing(cluster, &plan.rbac).await;
+    // The plan has warned of what is optional.
+    let needed: Vec<Permission> = plan.rbac.iter().filter(|permission| !others::is_optional(permission)).cloned().collect();
+    let Missing { denied, unknown } = may::missing(cluster, &needed).await;
     if let Some(first) = unknown.first() {
         tracing::warn!("it is not known whether this user may do all that the drill needs: {first}");
     }

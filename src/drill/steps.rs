@@ -11,7 +11,7 @@ use super::{
     wait::{Waited, against},
 };
 use crate::{
-    cluster::Leave,
+    cluster::{Fresh, Leave},
     fault,
     journal::{AlertStage, DigestWhich, Event, FaultId, RunbookState, StepOutcome, Stop},
     plan::{self, PlannedStep},
@@ -188,10 +188,12 @@ impl Drill {
         }
         // Asked side by side: what is looked at here is as old as the slowest answer, and the fault comes that much later.
         let touched = self.touched.lock().await.clone();
-        let (stopped, watchdog, rechecked) = tokio::join!(
+        let namespaces = self.plan.scope.namespaces.iter().cloned().collect();
+        let (stopped, watchdog, rechecked, others) = tokio::join!(
             Stop::read(&self.cluster.client, &self.plan.place.firedrill.namespace),
             self.watchdog_there(),
             plan::recheck(&self.cluster, &self.plan, &step.path, &touched),
+            plan::others::look(&self.cluster, &namespaces, Fresh::Seen),
         );
         match stopped {
             Ok(None) => {}
@@ -205,7 +207,19 @@ impl Drill {
             Ok(rechecked) => rechecked,
             Err(refused) => return Ok(failed(format!("refused, nothing was changed: {refused}"))),
         };
-        for warning in rechecked.warnings {
+        let others = match others {
+            Ok(others) => others.findings(&self.plan.scope, Some(&self.name)),
+            Err(error) => {
+                let why = format!("it is unknown whether another tool's experiment is live: {error}");
+                return Ok(failed(format!("refused, nothing was changed: {why}")));
+            }
+        };
+        if !others.refusals.is_empty() {
+            return Ok(failed(format!("refused, nothing was changed: {}", plan::Refused { reasons: others.refusals })));
+        }
+        // What the plan said already was agreed to.
+        let new = others.warnings.into_iter().filter(|warning| !self.plan.warnings.contains(warning));
+        for warning in rechecked.warnings.into_iter().chain(new) {
             self.record(Event::Note { text: warning }).await?;
         }
         let chosen: Vec<_> = rechecked.target.chosen().cloned().collect();

@@ -118,13 +118,18 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
     };
     counts(target_name, target, &mut found);
     if target.matched == 0 {
-        found.refusals.push(format!("step `{step}`: target `{target_name}` ({}) matches nothing", describe(target)));
+        let own = target.spec.namespace.as_ref().filter(|namespace| snapshot.own_pods.contains(*namespace));
+        let own = own.map_or("", |_| " but pods of firedrill's own, which no drill may break: select others by their labels");
+        found.refusals.push(format!("step `{step}`: target `{target_name}` ({}) matches nothing{own}", describe(target)));
     }
     if view.helper && !place.firedrill.node_helpers {
         let kind = view.kind;
         found.refusals.push(format!(
             "step `{step}`: `{kind}` needs a node helper, and the environment says `nodeHelpers: false`: allow it, or use `podKill`"
         ));
+    }
+    if let Some(path) = path(spec).filter(|path| path.split('/').any(|part| part == "..")) {
+        found.refusals.push(format!("step `{step}`: `{path}` may lead out of the volume: write the path without `..`"));
     }
     for object in target.chosen() {
         if !view.accepts.contains(&object.kind.as_str()) {
@@ -185,6 +190,13 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
     }
     found.refusals.extend(over_limits(limits, touched).into_iter().map(|why| format!("step `{step}`: {why}")));
     found
+}
+
+/// Where on a volume a fault acts.
+fn path(spec: &FaultSpec) -> Option<&str> {
+    let fill = spec.fill_disk.as_ref().or(spec.fill_node_disk.as_ref()).and_then(|fill| fill.path.as_deref());
+    let corrupt = spec.corrupt_file.as_ref().map(|corrupt| corrupt.path.as_str());
+    fill.or(corrupt).or(spec.delete_files.as_ref().map(|delete| delete.path.as_str()))
 }
 
 /// What `expect` and `mode` say against what matches.

@@ -64,10 +64,14 @@ pub fn make(inputs: &Inputs<'_>) -> Result<Plan, Refused> {
     let objectives = objectives(&inputs.scenario.spec.objectives);
     maker.readers(&targets);
     maker.repeated(&steps, &targets);
-    let Maker { mut found, mut scope, touched, .. } = maker;
+    let Maker { mut found, mut scope, touched, faults, .. } = maker;
     scope.blast = touched.blast();
     scope.namespaces = sorted(scope.namespaces);
     scope.nodes = sorted(scope.nodes);
+    // Two tools at once spoil a drill without a fault as well, but nothing is broken by that.
+    let others = inputs.snapshot.others.findings(&scope, None);
+    found.warnings.extend(others.warnings);
+    if faults > 0 { &mut found.refusals } else { &mut found.warnings }.extend(others.refusals);
     found.refusals = once(found.refusals);
     if !found.refusals.is_empty() {
         return Err(Refused { reasons: found.refusals });

@@ -46,6 +46,18 @@ pub async fn missing(cluster: &Cluster, permissions: &[Permission]) -> Missing {
     missing
 }
 
+/// What of these permissions is among what was denied.
+pub fn lacking(permissions: &[Permission], denied: &[String]) -> Vec<String> {
+    let asked = permissions.iter().flat_map(questions);
+    let lacking = asked.filter_map(|question| {
+        // What one needs by its name, another may need for all names; then that is what was asked.
+        let all = called(&ResourceAttributes { name: None, ..question.clone() });
+        let one = called(&question);
+        denied.contains(&one).then_some(one).or_else(|| denied.contains(&all).then_some(all))
+    });
+    lacking.collect()
+}
+
 /// The single questions of a rule: one a verb and name.
 fn questions(rule: &Permission) -> Vec<ResourceAttributes> {
     let (resource, subresource) = rule.resource.split_once('/').map_or((rule.resource.as_str(), None), |(r, s)| (r, Some(s)));
@@ -110,5 +122,20 @@ mod tests {
         let asked = questions(&exec);
         assert_eq!((asked[0].resource.as_deref(), asked[0].subresource.as_deref()), (Some("pods"), Some("exec")));
         assert_eq!(called(&asked[0]), "create pods/exec in shop");
+    }
+
+    #[test]
+    fn what_is_lacking_may_have_been_asked_for_all_names() {
+        let rule = Permission {
+            namespace: Some("shop".to_owned()),
+            group: String::new(),
+            resource: "pods".to_owned(),
+            verbs: vec!["get".to_owned(), "list".to_owned()],
+            names: vec!["a".to_owned()],
+            because: String::new(),
+        };
+        let denied = ["list pods in shop", "get pods shop/b", "delete pods shop/a"].map(str::to_owned);
+        assert_eq!(lacking(std::slice::from_ref(&rule), &denied), ["list pods in shop"]);
+        assert_eq!(lacking(&[rule], &["get pods shop/a".to_owned()]), ["get pods shop/a"]);
     }
 }

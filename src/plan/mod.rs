@@ -4,7 +4,7 @@
 //! run, resume and revert a drill, so it is the first record of every journal.
 //!
 //! **Architecture invariant:** planning is pure ([`make`] is a function of its [`Inputs`]); only [`snapshot`] (with [`plan_on`]) and what
-//! calls it ([`recheck`], [`resolve::fresh`]) do I/O, and they only read; [`may`] asks what is allowed.
+//! calls it ([`recheck`], [`resolve::fresh`]), and [`others::look`] do I/O, and they only read; [`may`] asks what is allowed.
 
 mod drain;
 mod drift;
@@ -14,6 +14,7 @@ pub mod kinds;
 mod make;
 mod manifest;
 pub mod may;
+pub mod others;
 pub mod rbac;
 mod recheck;
 pub mod render;

@@ -90,6 +90,17 @@ pub fn needed(plan: &Plan, snapshot: &Snapshot) -> Vec<Permission> {
     }
     nothing_left(plan, &mut rules);
     of_probes(plan, snapshot, &mut rules);
+    for (group, plural) in snapshot.others.permissions() {
+        // An experiment lies in a namespace and acts on others.
+        rules.add(None, group, plural, None, &["list"], "no drill beside a live experiment of another tool");
+    }
+    rules.into_permissions()
+}
+
+/// The permissions that one step of a plan needs by itself.
+pub fn of_one(plan: &Plan, step: &PlannedStep) -> Vec<Permission> {
+    let mut rules = Rules::default();
+    of_step(plan, step, &mut rules);
     rules.into_permissions()
 }
 

@@ -8,6 +8,7 @@ use k8s_openapi::api::{
 };
 use kube::{ResourceExt as _, core::Selector};
 
+use super::others::Others;
 use crate::labels;
 
 /// The cluster as planning sees it. What was not asked for is absent.
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub pods: BTreeMap<String, BTreeMap<String, PodSeen>>,
     /// What a drain would evict, by node.
     pub on_nodes: BTreeMap<String, Vec<OnNode>>,
+    /// Namespaces in which a target's selector met pods of firedrill's own, which are never a target.
+    pub own_pods: BTreeSet<String>,
     /// PodDisruptionBudgets by namespace.
     pub budgets: BTreeMap<String, Vec<BudgetSeen>>,
     /// Named objects that exist.
@@ -35,6 +38,8 @@ pub struct Snapshot {
     pub own_nodes: BTreeSet<String>,
     /// What could not be read for lack of permission and is not needed to decide; shown as warnings.
     pub unreadable: Vec<String>,
+    /// Experiments of other tools.
+    pub others: Others,
 }
 
 /// A namespace.

@@ -24,7 +24,7 @@ use kube::{
 pub use super::seen::*;
 use super::{
     make::{Inputs, Refused, make},
-    manifest, resolve,
+    manifest, others, resolve,
     rollout::{self, Rolls},
     types::Plan,
     wants::{PodWants, Wants},
@@ -78,7 +78,8 @@ pub async fn plan_on(
         wants.kinds.insert((object.api_version, object.kind));
         wants.namespaces.insert(object.namespace);
     }
-    let snapshot = read(cluster, &wants, Fresh::Now).await?;
+    let (snapshot, others) = tokio::join!(read(cluster, &wants, Fresh::Now), others::look(cluster, &wants.namespaces, Fresh::Now));
+    let snapshot = Snapshot { others: others?, ..snapshot? };
     Ok(make(&Inputs {
         scenario: &loaded.scenario,
         scenario_sha256: &loaded.sha256,
@@ -120,7 +121,8 @@ enum Found {
     Object(ObjectKey, ObjectSeen),
     Kind(String, String, KindSeen),
     Budgets(String, Vec<BudgetSeen>),
-    Pods(String, Vec<(String, PodSeen)>),
+    /// With whether firedrill's own were among them.
+    Pods(String, Vec<(String, PodSeen)>, bool),
     Nodes(Vec<(String, NodeSeen)>),
     OwnNodes(Vec<String>),
     OnNode(String, Vec<OnNode>),
@@ -174,7 +176,10 @@ async fn gather(cluster: &Cluster, wants: &Wants, fresh: Fresh, list: Vec<Want<'
             Found::Object(key, seen) => drop(into.objects.insert(key, seen)),
             Found::Kind(version, kind, seen) => drop(into.kinds.insert((version, kind), seen)),
             Found::Budgets(namespace, seen) => drop(into.budgets.insert(namespace, seen)),
-            Found::Pods(namespace, pods) => into.pods.entry(namespace).or_default().extend(pods),
+            Found::Pods(namespace, pods, own) => {
+                into.own_pods.extend(own.then(|| namespace.clone()));
+                into.pods.entry(namespace).or_default().extend(pods);
+            }
             Found::Nodes(nodes) => into.nodes.extend(nodes),
             Found::OwnNodes(nodes) => into.own_nodes.extend(nodes.into_iter().filter(|n| !n.is_empty())),
             Found::OnNode(node, pods) => drop(into.on_nodes.insert(node, pods)),
@@ -215,9 +220,14 @@ async fn one(cluster: &Cluster, wants: &Wants, fresh: Fresh, want: Want<'_>) -> 
                 Some(selector) => format!("list pods {selector} in namespace {namespace}"),
                 None => format!("list pods in namespace {namespace}"),
             };
-            let keep = |pod: Pod| PodSeen::of(&pod).map(|seen| (pod.name_any(), seen));
+            let mut own = false;
+            let keep = |pod: Pod| {
+                let seen = PodSeen::of(&pod);
+                own |= seen.is_none();
+                seen.map(|seen| (pod.name_any(), seen))
+            };
             let pods = cluster.list_map(&cluster.api(namespace), selector.as_deref(), &what, fresh, keep).await?;
-            Ok(Found::Pods(namespace.to_owned(), pods))
+            Ok(Found::Pods(namespace.to_owned(), pods, own))
         }
         Want::Nodes => {
             let keep = |node: Node| Some((node.name_any(), NodeSeen::of(&node)));
