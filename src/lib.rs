@@ -23,6 +23,7 @@ pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod doctor;
 pub mod drill;
 pub mod exit;
 pub mod fault;

@@ -10,6 +10,7 @@
 //! **Architecture invariant:** an agent undoes by itself whatever it did when nobody renews its time to live, and it
 //! needs neither the API server nor the network for that.
 
+pub mod host;
 pub mod link;
 pub mod node;
 pub mod observe;

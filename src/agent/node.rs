@@ -80,6 +80,8 @@ pub enum NodeReq {
         /// Of these.
         at: Vec<PartitionAt>,
     },
+    /// Look at the node itself.
+    Host,
     /// Volumes of pods.
     Volumes {
         /// What of it.
@@ -97,6 +99,7 @@ impl NodeReq {
             Self::Signals { to, .. } => to.iter().map(|to| &to.pod).collect(),
             Self::Partitions { at, .. } => at.iter().map(|at| &at.pod).collect(),
             Self::Volumes { at, .. } => at.iter().map(|at| &at.pod).collect(),
+            Self::Host => Vec::new(),
         }
     }
 }
@@ -198,6 +201,9 @@ impl Node {
 
     async fn answer(&mut self, request: NodeReq) -> Result<Value, String> {
         let start = Instant::now();
+        if request == NodeReq::Host {
+            return json(&self.proc.host());
+        }
         let pods = request.pods();
         if pods.is_empty() {
             return Err("no pods were named".to_owned());
@@ -218,6 +224,7 @@ impl Node {
                 let partitions = self.partitions.answer(&self.proc, step, &at)?;
                 return json(&PartitionsReport { partitions });
             }
+            NodeReq::Host => Vec::new(),
             NodeReq::Volumes { step, at } => {
                 let volumes = self.volumes.answer(&self.proc, step, at).await?;
                 return json(&VolumesReport { volumes, took_us: micros(start) });

@@ -23,6 +23,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    host::Host,
     partition::{Cutting, PartitionAt},
     volume::{Volume, VolumeAt},
 };
@@ -103,6 +104,8 @@ pub trait Table: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The pod is not there, or cannot be cut off.
     fn is_cut(&self, at: &PartitionAt) -> Result<bool, String>;
+    /// What the node has.
+    fn host(&self) -> Host;
     /// Opens a volume of a pod. `lost`: also when the pod is gone.
     ///
     /// # Errors

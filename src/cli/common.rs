@@ -260,7 +260,11 @@ pub(crate) fn said_environment(argument: Option<&PathBuf>) -> Option<PathBuf> {
     argument.cloned().or_else(variable)
 }
 
-fn environment(args: &DrillArgs) -> Result<(Environment, String), CliError> {
+/// The environment of a drill, with the text of its file.
+///
+/// # Errors
+/// There is none, or it has mistakes.
+pub(crate) fn environment(args: &DrillArgs) -> Result<(Environment, String), CliError> {
     if let Some(path) = &said_environment(args.environment.as_ref()) {
         return Ok((scenario::load_environment(path).map_err(CliError::Problems)?, text(path)?));
     }

@@ -7,6 +7,7 @@ mod ack;
 mod agent;
 pub(crate) mod common;
 mod control;
+mod doctor;
 mod live;
 mod log;
 mod out;
@@ -41,6 +42,7 @@ struct Cli {
 enum Command {
     #[command(hide = true)]
     Agent(agent::Args),
+    Doctor(Box<doctor::DoctorArgs>),
     Plan(Box<plan::PlanArgs>),
     Report(report::ReportArgs),
     Verify(verify::VerifyArgs),
@@ -87,6 +89,8 @@ fn run(command: Command) -> Exit {
     }
     match command {
         Command::Agent(args) => block_on(agent::run(args)),
+        Command::Doctor(args) if args.in_sandbox() => block_in_sandbox(doctor::run(&args)),
+        Command::Doctor(args) => block_on(doctor::run(&args)),
         Command::Plan(args) => block_on(plan::run(&args)),
         Command::Rehearse(args) => rehearse::run(&args),
         Command::Report(args) => report::run(&args),

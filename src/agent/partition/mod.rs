@@ -54,6 +54,13 @@ pub struct PartitionsReport {
     pub partitions: Vec<PartitionSeen>,
 }
 
+/// Why this machine's kernel cannot cut traffic, if so. Looks for a table that nobody has.
+pub(super) fn unusable() -> Option<String> {
+    let looked =
+        nft::socket().map_err(|e| format!("no socket to nftables: {e}")).and_then(|socket| nft::exists(&socket, "firedrill-doctor"));
+    looked.err()
+}
+
 /// A cut that is in force. Dropped, it is not any more.
 pub trait Cutting: Send + Sync + std::fmt::Debug {
     /// What there is of it.

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     agent::{
+        host::Host,
         partition::{Cutting, PartitionAt},
         processes::{Ident, NodePod, Process, State, Table},
         volume::{Volume, VolumeAt},
@@ -114,6 +115,10 @@ impl NodeTable {
 }
 
 impl Table for NodeTable {
+    fn host(&self) -> Host {
+        Host { cgroup: Some(2), freezer: true, ..Host::default() }
+    }
+
     fn pids(&self) -> BTreeSet<i32> {
         self.seen().into_iter().map(|p| p.ident.pid).collect()
     }
