@@ -8,6 +8,7 @@
 mod bad_image;
 mod change;
 mod cordon_node;
+mod custom;
 mod cut_backup_job;
 mod detach_service;
 mod drain_node;
@@ -198,6 +199,8 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
         partition::prepare(cx, partition, targets).await
     } else if spec.fill_disk.is_some() || spec.corrupt_file.is_some() || spec.delete_files.is_some() {
         volumes::prepare(cx, spec, targets, &containers()).await
+    } else if let Some(custom) = &spec.custom {
+        custom::prepare(cx, custom, targets, &containers()).await
     } else {
         Err(FaultError::NotBuilt)
     }
@@ -220,6 +223,7 @@ pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), Faul
         | Undo::Service { .. }
         | Undo::Image { .. }
         | Undo::Secret { .. }
+        | Undo::Custom { .. }
         | Undo::Manifest { .. } => Ok(()),
     }
 }
@@ -239,6 +243,7 @@ pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stam
         Undo::Image { .. } => bad_image::inject(cx, undo).await,
         Undo::Secret { .. } => hide_secret::inject(cx, undo).await,
         Undo::Manifest { .. } => manifest::inject(cx, spec, undo).await,
+        Undo::Custom { .. } => custom::inject(cx, spec.custom.as_ref().ok_or(FaultError::NotBuilt)?, undo).await,
         Undo::Processes { pods, how } => {
             cx.leave.to("signal processes")?;
             processes::inject(cx, pods, *how).await
@@ -273,6 +278,7 @@ pub async fn effective(cx: &FaultCx, spec: &FaultSpec, undo: &Undo, limit: Durat
         Undo::Image { .. } => bad_image::effective(cx, undo, limit).await,
         Undo::Secret { .. } => hide_secret::effective(cx, undo, limit).await,
         Undo::Manifest { .. } => manifest::effective(cx, spec, undo, limit).await,
+        Undo::Custom { .. } => custom::effective(cx, spec.custom.as_ref().ok_or(FaultError::NotBuilt)?, undo, limit).await,
         Undo::Processes { pods, how } => processes::effective(cx, pods, *how, limit).await,
         Undo::Signal { to, signal, id } => signal::effective(cx, to, signal, id, limit).await,
         Undo::Partition { pods, name, cuts } => partition::effective(cx, pods, name, cuts, limit).await,
@@ -295,6 +301,7 @@ pub async fn holds(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<Option
         Undo::Image { .. } => bad_image::holds(cx, undo).await,
         Undo::Secret { .. } => hide_secret::holds(cx, undo).await,
         Undo::Manifest { .. } => manifest::holds(cx, spec, undo).await,
+        Undo::Custom { .. } => custom::holds(cx, spec.custom.as_ref().ok_or(FaultError::NotBuilt)?, undo).await,
         Undo::Processes { pods, how } => processes::holds(cx, pods, *how).await,
         Undo::Signal { to, signal, id } => signal::holds(cx, to, signal, id).await,
         Undo::Partition { pods, name, cuts } => partition::holds(cx, pods, name, cuts).await,
@@ -317,6 +324,7 @@ pub async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String),
         Undo::Image { .. } => bad_image::revert(cx, undo).await,
         Undo::Secret { .. } => hide_secret::revert(cx, undo).await,
         Undo::Manifest { .. } => manifest::revert(cx, undo).await,
+        Undo::Custom { .. } => custom::revert(cx, undo).await,
         Undo::Processes { pods, how } => processes::revert(cx, pods, *how).await,
         Undo::Signal { to, signal, id } => signal::revert(cx, to, signal, id).await,
         Undo::Partition { pods, name, cuts } => partition::revert(cx, pods, name, cuts).await,
@@ -339,6 +347,7 @@ pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, 
         Undo::Image { .. } => bad_image::gone(cx, undo, limit).await,
         Undo::Secret { .. } => hide_secret::gone(cx, undo, limit).await,
         Undo::Manifest { .. } => manifest::gone(cx, undo, limit).await,
+        Undo::Custom { .. } => custom::gone(cx, undo, limit).await,
         Undo::Processes { pods, how } => processes::gone(cx, pods, *how, limit).await,
         Undo::Signal { to, signal, id } => signal::gone(cx, to, signal, id, limit).await,
         Undo::Partition { pods, name, cuts } => partition::gone(cx, pods, name, cuts, limit).await,

@@ -125,6 +125,27 @@ async fn count(cx: &FaultCx, owner: &OwnerRef, fresh: Fresh) -> Result<Option<Co
     Ok(Some(Count { uid, wanted: replicas, ready }))
 }
 
+/// How many pods a controller wants, and the first by name of those that are ready; none when it is gone, or one that keeps no count.
+///
+/// # Errors
+/// The API server.
+pub(super) async fn ready_pod(cx: &FaultCx, owner: &OwnerRef) -> Result<Option<(i32, Option<Pod>)>, FaultError> {
+    let ns = owner.namespace.as_str();
+    let Some(Wanted { uid, replicas, selector }) = wanted(cx, owner).await? else { return Ok(None) };
+    let selector = Selector::try_from(selector)
+        .map_err(|e| FaultError::failed(format!("select the pods of {} {ns}/{}", owner.kind, owner.name), e.to_string()))?;
+    let (api, what) = (cx.cluster.api::<Pod>(ns), format!("list pods in {ns}"));
+    let mut pods = cx.cluster.list_map(&api, Some(&selector.to_string()), &what, Fresh::Now, Some).await?;
+    pods.retain(is_ready);
+    pods.sort_by_key(kube::ResourceExt::name_any);
+    for pod in pods {
+        if of(cx, &pod).await?.is_some_and(|above| above.uid == uid) {
+            return Ok(Some((replicas, Some(pod))));
+        }
+    }
+    Ok(Some((replicas, None)))
+}
+
 /// An owner and how it is now.
 ///
 /// # Errors

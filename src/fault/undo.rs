@@ -151,6 +151,31 @@ pub enum Undo {
         /// What ours is called there.
         name: String,
     },
+    /// Run the scenario's own commands.
+    Custom {
+        /// Where `inject` is run.
+        at: Vec<RunsIn>,
+        /// Undoes it.
+        revert: Vec<String>,
+        /// Exit code 0 proves that it is gone.
+        gone: Vec<String>,
+        /// How long each may take.
+        within: Dur,
+        /// What the shells of its commands are called.
+        mark: String,
+    },
+}
+
+/// A pod and the containers of it in which commands run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunsIn {
+    /// The pod.
+    pub pod: PodRef,
+    /// The containers.
+    pub containers: Vec<String>,
+    /// Its controller, if any: whose pod stands in for one that is gone.
+    pub owner: Option<OwnerRef>,
 }
 
 /// A pod, for as long as it is this one.

@@ -45,7 +45,7 @@ impl FaultView<'_> {
     /// Whether it stays in force until somebody undoes it through the API server. What a node helper does ends with the
     /// helper's time to live, and pods that were killed are brought back by their owners.
     pub fn undone_through_api(&self) -> bool {
-        !self.helper && self.breaks != Breaks::Pods
+        !self.helper && (self.breaks != Breaks::Pods || self.kind == "custom")
     }
 }
 
@@ -138,7 +138,7 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
         return t(&f.target, Breaks::Pods, POD, true, true);
     }
     if let Some(f) = custom {
-        return t(&f.target, Breaks::Pods, POD, false, false);
+        return t(&f.target, Breaks::Pods, POD, false, true);
     }
     (sql.is_some() || manifest.is_some()).then_some(FaultView {
         kind,
@@ -391,6 +391,7 @@ mod tests {
                 "corruptFile",
                 "deleteFiles",
                 "partition",
+                "custom",
             ];
             assert_eq!(view.built, built.contains(kind), "{kind}");
         }

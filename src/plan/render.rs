@@ -268,10 +268,23 @@ fn fault_details(fault: &FaultSpec) -> Vec<String> {
             .to_owned(),
         );
     }
+    if let Some(custom) = &fault.custom {
+        // The plan is what is approved: all that it runs.
+        for (what, argv) in
+            [("inject", &custom.inject), ("effective", &custom.effective), ("revert", &custom.revert), ("gone", &custom.gone)]
+        {
+            lines.push(format!("{what}: {}", words(argv)));
+        }
+    }
     if let Some(after) = fault.duration {
         lines.push(format!("reverted after {after}"));
     }
     lines
+}
+
+/// A command line as JSON, so that every word of it, and nothing on a terminal but words, is seen.
+fn words(argv: &[String]) -> String {
+    serde_json::Value::from(argv.to_vec()).to_string()
 }
 
 /// An undo policy in words.

@@ -7,6 +7,7 @@
 //! **Architecture invariant:** a runbook never decides a drill's verdict; it says what was done, by whom and how long it took.
 //! No value of a Secret leaves `mask` unmasked.
 
+mod command;
 mod control;
 mod job;
 mod mask;
@@ -14,6 +15,7 @@ mod parse;
 mod place;
 mod shell;
 
+pub(crate) use command::{Command, command, quoted};
 pub use control::{Answer, Ask, Choice, Emit, Question, RunbookCx, run};
 pub use mask::{KEEP, Masks};
 pub use parse::{Action, ParseError, RunbookItem, Shell, parse};

@@ -234,7 +234,7 @@ pub(super) fn secrets_of(namespace: &str, spec: Option<&PodSpec>) -> BTreeSet<(S
 }
 
 /// The Secrets that a plan's probes, objectives and faults name: every field called `secret`.
-fn secrets_named(plan: &Plan) -> BTreeSet<(String, String)> {
+pub(super) fn secrets_named(plan: &Plan) -> BTreeSet<(String, String)> {
     fn walk(value: &Value, names: &mut BTreeSet<(String, String)>) {
         match value {
             Value::Object(map) => {

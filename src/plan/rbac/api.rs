@@ -1,6 +1,6 @@
 //! The permissions of the faults that are made through the API server, and of their reverts.
 
-use super::{Rules, owner_rules};
+use super::{EXEC, Rules, owner_rules};
 use crate::{
     labels,
     plan::types::{PlannedStep, ResolvedObject},
@@ -51,6 +51,9 @@ pub(super) fn of_revert(own: &str, step: &PlannedStep, fault: &FaultSpec, object
         rules.all(namespace, "", "secrets", &["create"], why);
         rules.named(own, "", "secrets", &labels::hidden_copy(namespace, &object.name), &["delete", "get"], why);
         rules.add(None, "", "namespaces", Some(namespace), &["get"], "whether drills are allowed");
+    }
+    if fault.custom.is_some() {
+        rules.all(namespace, "", "pods/exec", EXEC, why);
     }
     for pod in &step.evicts {
         rules.all(&pod.namespace, "", "pods", &["list"], why);

@@ -334,6 +334,9 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
                 cx.gather.mistake(place.get(key).key(), format!("the command `{key}` is empty")).help("the contract needs all four");
             }
         }
+        if let Some(within) = custom.within {
+            cx.positive(place.get("within"), "`within`", within);
+        }
     }
     if let Some(manifest) = &fault.manifest {
         for (key, text) in [("effective", Some(&manifest.effective)), ("gone", manifest.gone.as_ref())] {

@@ -49,7 +49,7 @@ one_of! {
         "fillNodeDisk" fill_node_disk: FillDisk,
         /// Statements with a role the scenario names.
         "sql" sql: SqlFault,
-        /// Your own Job or command, under the same contract.
+        /// Your own commands, under the same contract.
         "custom" custom: CustomFault,
         /// Any object, applied as the fault and deleted as its undo.
         "manifest" manifest: ManifestFault,
@@ -311,14 +311,17 @@ pub struct CustomFault {
     /// A target of pods in which the commands run.
     #[schemars(extend("x-names" = "target"))]
     pub target: String,
-    /// Breaks it.
+    /// Breaks it. Run in each container of the target, by its `sh`; it may be run again where it was cut short.
     pub inject: Vec<String>,
-    /// Exit code 0 proves that it bit.
+    /// Exit code 0 proves that it bit; any other before.
     pub effective: Vec<String>,
-    /// Undoes it.
+    /// Undoes it, also after half an injection; it may be run twice.
     pub revert: Vec<String>,
-    /// Exit code 0 proves that it is gone.
+    /// Exit code 0 proves that it is gone; also before it was injected.
     pub gone: Vec<String>,
+    /// How long each command may take; default 1m. What takes longer is ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<Dur>,
 }
 
 /// An object as a fault.
