@@ -19,6 +19,7 @@ testbed: a real Kubernetes cluster, with a real database and monitoring, on one 
   testbed env                  shell lines with KUBECONFIG and paths: eval "$(testbed env)"
   testbed environment          the Environment of firedrill for this cluster (its uid, monitoring, image), as YAML
   testbed firedrill            the path of the static firedrill of the present sources; compiled unless it is in the cache
+  testbed cargo ARGUMENT…       cargo with the flags and the target directory that programs for images are compiled with
   testbed logs [COMPONENT]     list the logs, or print one (apiserver, kubelet-node1, audit …)
   testbed volume ls|lose|readonly|restore [NAMESPACE/CLAIM]
                                break a volume of the storage class `fixed` for real, and mend it
@@ -35,6 +36,8 @@ TEXT
 main() {
   local command=${1:-help} name=main nodes=3 mode=full kwok_nodes=100 worlds=() rest=()
   shift || true
+  # Its arguments are cargo's.
+  if [ "$command" = cargo ]; then rest=("$@") && set --; fi
   while [ $# -gt 0 ]; do
     case $1 in
       --cluster | --nodes | --world | --mode | --kwok-nodes)
@@ -55,7 +58,7 @@ main() {
     esac
   done
   case $command in
-    packages | build | up | up-marked | load | status | env | environment | firedrill | logs | volume | smoke | down | provisioner)
+    packages | build | cargo | up | up-marked | load | status | env | environment | firedrill | logs | volume | smoke | down | provisioner)
       need_root "$command" # also to look: keys and state are root's
       cluster_use "$name"
       "cmd_$command" "${rest[@]}"
@@ -285,6 +288,12 @@ YAML
 
 # The program that drills are run with here: the one that observers and helpers run from, too.
 cmd_firedrill() { firedrill_program; }
+
+# cargo as programs for images are compiled: what tests then need of the library is there already.
+cmd_cargo() {
+  static_build
+  exec cargo "$@"
+}
 
 cmd_logs() {
   [ -d "$LOG" ] || die "cluster '$CLUSTER' has no logs (it never was up)"

@@ -72,7 +72,7 @@ rust_programs() {
   shift 2
   key=$({
     rustc --version
-    declare -f rust_programs_tar
+    declare -f rust_programs_tar static_build
     # The dependencies of this package only, not the lock file: a new one of another package must not cost a build.
     cd "$REPOSITORY" || exit 1
     set -o pipefail
@@ -85,19 +85,25 @@ rust_programs() {
   echo
 }
 
+# static_build: how programs for images are compiled: static, optimised as far as it is quick, in a target directory of its own.
+static_build() {
+  export CARGO_TARGET_DIR=$CACHE/cargo CARGO_BUILD_BUILD_DIR=$CACHE/cargo RUSTFLAGS='-C target-feature=+crt-static'
+  export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
+  export CARGO_PROFILE_RELEASE_STRIP=symbols
+  CARGO_BUILD_TARGET=$(rustc -vV | sed -n 's/^host: //p')
+  export CARGO_BUILD_TARGET
+}
+
 rust_programs_tar() { # PACKAGE OUT
-  local target log=$CACHE/log/cargo-$1.log programs
-  target=$(rustc -vV | sed -n 's/^host: //p')
+  local log=$CACHE/log/cargo-$1.log programs
   mkdir -p "$CACHE/log"
   say "  building $1 (log: $log)"
   (
     cd "$REPOSITORY" || exit 1
-    export CARGO_TARGET_DIR=$CACHE/cargo CARGO_BUILD_BUILD_DIR=$CACHE/cargo RUSTFLAGS='-C target-feature=+crt-static'
-    export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
-    export CARGO_PROFILE_RELEASE_STRIP=symbols
+    static_build
     # One heavy build at a time where several share a machine.
     exec flock "${FIREDRILL_BUILD_LOCK:-$CACHE/lock/cargo}" \
-      cargo build --locked --package "$1" --bins --release --target "$target" --message-format=json-render-diagnostics
+      cargo build --locked --package "$1" --bins --release --message-format=json-render-diagnostics
   ) >"$log.json" 2>"$log" || {
     warn "cargo build of $1 failed; the end of $log:"
     tail -n 20 "$log" >&2
@@ -105,7 +111,7 @@ rust_programs_tar() { # PACKAGE OUT
   }
   mapfile -t programs < <(grep -o '"executable":"[^"]*"' "$log.json" | cut -d'"' -f4 | xargs -rn1 basename)
   [ ${#programs[@]} -gt 0 ] || { warn "package $1 has no programs"; return 1; }
-  tar -C "$CACHE/cargo/$target/release" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=755 \
+  tar -C "$CACHE/cargo/$(rustc -vV | sed -n 's/^host: //p')/release" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=755 \
     -cf "$2" "${programs[@]}"
 }
 
