@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     common::{self, CliError, DrillArgs, Output},
     out,
+    rehearse::WALL_US,
 };
 use crate::{
     clock::Clock,
@@ -153,7 +154,7 @@ async fn in_sandbox(args: &DoctorArgs) -> Result<Report, CliError> {
         Some(_) => environment(args)?,
         None => common::environment_of(&world)?.0,
     };
-    let stage = Stage::open(&world, 0, Clock::host().now().wall_us).await.map_err(|error| CliError::Refused(error.to_string()))?;
+    let stage = Stage::open(&world, 0, WALL_US).await.map_err(|error| CliError::Refused(error.to_string()))?;
     let environment = stage.environment(environment);
     let stop = CancellationToken::new();
     let asked = Asked {

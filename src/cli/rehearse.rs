@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Every rehearsal begins at this instant, so that the same seed is the same rehearsal: 2026-01-01T00:00:00Z.
-const WALL_US: i64 = 1_767_225_600_000_000;
+pub(super) const WALL_US: i64 = 1_767_225_600_000_000;
 
 /// Rehearse scenarios in the sandbox: how they would unfold, what they would show, what they would touch.
 #[derive(Debug, Args)]

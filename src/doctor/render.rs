@@ -63,9 +63,15 @@ fn clean(text: &str) -> String {
 
 /// Broken at blanks alone: a command or a name that is cut in two cannot be copied.
 fn wrap(text: &str, width: usize) -> Vec<String> {
-    let options =
-        Options::new(width).word_splitter(WordSplitter::NoHyphenation).word_separator(WordSeparator::AsciiSpace).break_words(false);
-    textwrap::wrap(text, options).into_iter().map(Cow::into_owned).collect()
+    wrapped(text, at_blanks(width).break_words(false))
+}
+
+fn at_blanks(width: usize) -> Options<'static> {
+    Options::new(width).word_splitter(WordSplitter::NoHyphenation).word_separator(WordSeparator::AsciiSpace)
+}
+
+fn wrapped(text: &str, how: Options<'_>) -> Vec<String> {
+    textwrap::wrap(text, how).into_iter().map(Cow::into_owned).collect()
 }
 
 struct Page {
@@ -111,7 +117,8 @@ impl Page {
             return;
         }
         let indent = 2 + VERDICT + WHAT;
-        let left = wrap(&what, WHAT - 2);
+        // The name of a node may be longer than its column.
+        let left = wrapped(&what, at_blanks(WHAT - 2));
         let mut right = self.wrap(indent, &found);
         right.extend(change.map(|change| self.wrap(indent, &change)).unwrap_or_default());
         for n in 0..left.len().max(right.len()) {
@@ -152,8 +159,15 @@ mod tests {
                 assert!(textwrap::core::display_width(line) <= width || words <= 3, "{width}: {line}");
             }
             assert!(!text.contains('\u{1b}'), "{text:?}");
-            for part in ["no ", "ok ", "→ ", "One thing stands in the way.", "Kubernetes v1.34.4"] {
-                assert!(text.contains(part), "{width}: no `{part}` in\n{text}");
+            let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            for part in [
+                "no node helper on",
+                "ok API server",
+                "→ `kubectl label namespace firedrill",
+                "One thing stands in the way.",
+                "Kubernetes v1.34.4 [2J",
+            ] {
+                assert!(words.contains(part), "{width}: no `{part}` in\n{text}");
             }
             assert!(text.find("Cluster\n") < text.find("firedrill's own place\n"), "{text}");
         }
