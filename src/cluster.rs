@@ -280,6 +280,15 @@ pub async fn connect(context: Option<&str>) -> Result<Cluster, ClusterError> {
     }
 }
 
+/// The API server as this pod's own account, which may not even ask who the cluster is.
+///
+/// # Errors
+/// This is no pod, or one without an account.
+pub fn in_pod() -> Result<Client, ClusterError> {
+    let config = Config::incluster().map_err(|error| ClusterError::Config { why: error.to_string() })?;
+    Client::try_from(with_limits(config, Some(READ_LIMIT))).map_err(|error| ClusterError::Config { why: why(&error) })
+}
+
 /// What is wrong with a kubeconfig. A YAML error would show lines of the file, and those hold keys, tokens and passwords.
 fn unusable(error: &KubeconfigError) -> String {
     match error {

@@ -19,6 +19,23 @@ pub const MANAGER: &str = "firedrill";
 pub const FAULT: &str = "firedrill.dev/fault";
 /// A key in the selector of a Service that a fault has pointed at nothing: the drill's name. No pod has it.
 pub const DETACHED: &str = "firedrill.dev/detached";
+/// On the Lease that keeps a node lost: which loss it is of.
+pub const LOSS: &str = "firedrill.dev/loss";
+/// On it: the node is asked for back.
+pub const LOSS_BACK: &str = "firedrill.dev/give-back";
+/// On it: what the node's helper says of it.
+pub const LOSS_SEEN: &str = "firedrill.dev/seen";
+/// The ServiceAccount of helpers that lose their node, in firedrill's own namespace. `firedrill plan --rbac` prints it with what it may do.
+pub const LOSS_ACCOUNT: &str = "firedrill-node-helper";
+/// The Lease that keeps a node lost. By the node, so that a role can name it before there is one.
+pub fn loss_lease(node: &str) -> String {
+    let mut lease = format!("lost-{node}");
+    lease.truncate(253);
+    lease
+}
+
+/// Nodes with one of these labels carry the cluster itself.
+pub const CONTROL_PLANE: &[&str] = &["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
 /// The zone of a node.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// The copy of a hidden Secret, in firedrill's own namespace. By what it is a copy of, so that a role can name it before there is one.

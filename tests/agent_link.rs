@@ -56,7 +56,7 @@ fn agent(ttl: Duration, buffer: usize, clock: Clock) -> Agent {
         }
         Ok("undone".to_owned())
     };
-    let config = Config { drill: "d".to_owned(), token: "t".to_owned(), ttl, end_limit: LIMIT, stop: None };
+    let config = Config { drill: "d".to_owned(), token: "t".to_owned(), ttl, end_limit: LIMIT, kept: None, stop: None };
     let ended = tokio::spawn(serve(config, clock, Listen::Socket(socket.clone()), events.clone(), orders, service));
     Agent { socket, events, done, ended, _dir: dir }
 }

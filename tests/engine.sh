@@ -3,7 +3,7 @@
 #
 #   apiserver   plan, full disk, watchdog, the contract of each API fault, the runner killed at every record, signals, Leases, a stalled API server,
 #               verdicts, and the cases that the sandbox's API server is held to; on a cluster of etcd, API server and controller-manager
-#   nodes       what faults do to real kubelets' processes, volumes, traffic and objects, and runbooks in pods; on a cluster of three nodes, on which nothing
+#   nodes       what faults do to real kubelets' processes, volumes, traffic, objects and nodes, and runbooks in pods; on a cluster of three nodes, on which nothing
 #               must then be left (sweep.sh)
 # Without an argument, both. Brings up clusters of its own and ends them. Needs root and what the testbed needs.
 # FIREDRILL_TEST_FULL=1: at every record what is otherwise done at a sample. Each suite's sum is cargo's line `test result: …`.
@@ -54,7 +54,7 @@ suite() {
 
 # What is slow to build is built before anything is up.
 cargo test --locked --no-run --test apiserver_plan --test apiserver_faults --test apiserver_full_disk --test apiserver_watchdog --test apiserver_engine \
-  --test conformance --test testbed_faults --test testbed_api_faults --test cluster_runbook || exit 1
+  --test conformance --test testbed_faults --test testbed_api_faults --test testbed_node_faults --test cluster_runbook || exit 1
 
 if [ "$part" != nodes ]; then
   cluster engine --mode apiserver || exit 1
@@ -74,6 +74,8 @@ if [ "$part" != apiserver ]; then
   cat "$scratch"
   # By itself: it drains a node.
   suite testbed_api_faults FIREDRILL_TESTBED_KUBECONFIG || failed=1
+  # Alone: it takes nodes from under whatever else runs.
+  suite testbed_node_faults FIREDRILL_TESTBED_KUBECONFIG || failed=1
   printf '\n# what is left on the cluster (%s)\n' "$(date -u +%T)"
   tests/sweep.sh --same "$before" nodes || failed=1
 fi

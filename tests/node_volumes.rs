@@ -63,6 +63,10 @@ fn may_mount() -> bool {
 impl World {
     /// A pod with a volume of 64 MiB.
     fn new() -> Self {
+        Self::sized(64 << 20)
+    }
+
+    fn sized(bytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Who mounts must be able to go through it.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -70,7 +74,7 @@ impl World {
         symlink("/", dir.path().join("proc/1/root")).unwrap();
         fs::create_dir(dir.path().join("data")).unwrap();
         let image = dir.path().join("image");
-        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        fs::File::create(&image).unwrap().set_len(bytes).unwrap();
         run(Command::new("mkfs.ext4").arg("-q").arg(&image));
         let helper = Helper::new(&dir.path().join("proc"));
         let mut w = Self { dir, children: Vec::new(), helper };
@@ -132,7 +136,7 @@ impl World {
 
     fn at(&self, act: VolumeAct) -> VolumeAt {
         let pod = NodePod { uid: UID.to_owned(), name: "shop/orders-0".to_owned(), containers: Vec::new(), ids: BTreeMap::new() };
-        VolumeAt { pod, container: "main".to_owned(), mount: self.mount(), id: None, name: NAME.to_owned(), act }
+        VolumeAt { pod, container: "main".to_owned(), mount: self.mount(), id: None, name: NAME.to_owned(), act, of_node: false }
     }
 
     async fn ask(&self, step: Step, at: &VolumeAt) -> Result<VolumeSeen, String> {
@@ -208,6 +212,39 @@ async fn a_volume_is_filled_and_freed() {
     assert!(reverted.result == Some(RevertResult::Reverted) && !reverted.left, "{reverted:?}");
     assert_eq!((w.free(), w.on(NAME).exists()), (before, false));
     assert_eq!(w.ask(Step::Revert, &at).await.unwrap().result, Some(RevertResult::Nothing));
+}
+
+#[tokio::test]
+async fn a_nodes_own_disk_is_filled_down_to_what_its_kubelet_needs() {
+    if !may_mount() {
+        return;
+    }
+    let mut w = World::sized(1 << 30);
+    fs::create_dir(w.on("kubelet")).unwrap();
+    let (node, before) = (w.dir.path().join("proc/1"), w.free());
+    // The node sees the volume as its own, and its kubelet says where it lives.
+    fs::remove_file(node.join("root")).unwrap();
+    for file in ["root", "mountinfo"] {
+        symlink(format!("/proc/{}/{file}", w.pid()), node.join(file)).unwrap();
+    }
+    let kubelet = w.dir.path().join("proc/4242");
+    fs::create_dir(&kubelet).unwrap();
+    fs::write(kubelet.join("comm"), "kubelet\n").unwrap();
+    fs::write(kubelet.join("cmdline"), format!("/usr/bin/kubelet\0--v=2\0--root-dir\0{}/kubelet/\0--config=x\0", w.mount())).unwrap();
+    let of_node = |goal| VolumeAt { of_node: true, ..w.at(fill(goal, None)) };
+    let refused = w.ask(Step::Inject, &of_node(FillGoal::Leave(Quantity(200 << 20)))).await.unwrap_err();
+    assert!(refused.contains("the node needs 268435456 bytes to undo it"), "{refused}");
+    let refused = w.ask(Step::Look, &of_node(share(99.0))).await.unwrap_err();
+    assert!(refused.contains("to undo it") && w.free() == before, "{refused}");
+    let at = of_node(FillGoal::Leave(Quantity(300 << 20)));
+    let seen = w.ask(Step::Inject, &at).await.unwrap();
+    assert!(seen.effective && seen.broken.is_none(), "{seen:?}");
+    assert!(w.on("kubelet").join(NAME).exists(), "it is not in the kubelet's folder");
+    assert!(w.free().abs_diff(300 << 20) < 1 << 20, "{} free", w.free());
+    // A helper that knows nothing of it frees it.
+    w.another();
+    let reverted = w.ask(Step::Revert, &at).await.unwrap();
+    assert_eq!((reverted.result, reverted.left, w.free()), (Some(RevertResult::Reverted), false, before));
 }
 
 #[tokio::test]

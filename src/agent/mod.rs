@@ -12,6 +12,7 @@
 
 pub mod host;
 pub mod link;
+pub mod loss;
 pub mod node;
 pub mod observe;
 pub mod partition;

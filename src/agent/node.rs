@@ -23,6 +23,7 @@ use serde_json::Value;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
+    loss::{LossAt, Losses, Means},
     partition::{PartitionAt, Partitions, PartitionsReport},
     processes::{Ident, NodePod, Proc, Process, State},
     server::Order,
@@ -82,6 +83,13 @@ pub enum NodeReq {
     },
     /// Look at the node itself.
     Host,
+    /// The node itself is lost.
+    Loss {
+        /// What of it.
+        step: Step,
+        /// How.
+        at: LossAt,
+    },
     /// Volumes of pods.
     Volumes {
         /// What of it.
@@ -96,6 +104,7 @@ impl NodeReq {
     fn pods(&self) -> Vec<&NodePod> {
         match self {
             Self::Look { pods } | Self::Inject { pods, .. } | Self::Check { pods, .. } | Self::Revert { pods, .. } => pods.iter().collect(),
+            Self::Loss { .. } => Vec::new(),
             Self::Signals { to, .. } => to.iter().map(|to| &to.pod).collect(),
             Self::Partitions { at, .. } => at.iter().map(|at| &at.pod).collect(),
             Self::Volumes { at, .. } => at.iter().map(|at| &at.pod).collect(),
@@ -158,6 +167,7 @@ pub struct Node {
     signals: Signals,
     volumes: Volumes,
     partitions: Partitions,
+    losses: Losses,
     /// Numbers seen by the held crash, and since when, so that only new ones are looked at closely.
     seen: BTreeMap<i32, Instant>,
     swept: Option<Instant>,
@@ -167,7 +177,13 @@ impl Node {
     /// A helper in the pod with this uid, which it will never touch.
     pub fn new(proc: Proc, own_uid: String) -> Self {
         let (signals, volumes, partitions) = (Signals::default(), Volumes::default(), Partitions::default());
-        Self { proc, own_uid, acts: BTreeMap::new(), signals, volumes, partitions, seen: BTreeMap::new(), swept: None }
+        let losses = Losses::default();
+        Self { proc, own_uid, acts: BTreeMap::new(), signals, volumes, partitions, losses, seen: BTreeMap::new(), swept: None }
+    }
+
+    /// The same, able to lose its node.
+    pub fn losing(self, means: Means) -> Self {
+        Self { losses: Losses::with(means), ..self }
     }
 
     /// Serves until told to end; then undoes everything and says what.
@@ -184,6 +200,7 @@ impl Node {
                 biased;
                 _ = hold.tick(), if self.acts.values().any(|a| a.how == ProcessFault::CrashHold) => self.kill_again(),
                 _ = fill.tick(), if self.volumes.busy() => self.volumes.turn(&self.proc),
+                () = self.losses.due() => self.losses.turn(&self.proc, &self.own_uid).await,
                 order = orders.recv() => match order {
                     Some(Order::Call { body, reply }) => {
                         let answer = match serde_json::from_value(body) {
@@ -193,7 +210,8 @@ impl Node {
                         // The runner may have gone; it will ask again.
                         let _ = reply.send(answer);
                     }
-                    Some(Order::End { .. }) | None => return self.undo_all().await,
+                    Some(Order::End { why }) => return self.undo_all(&why).await,
+                    None => return self.undo_all("nobody is there any more").await,
                 }
             }
         }
@@ -203,6 +221,9 @@ impl Node {
         let start = Instant::now();
         if request == NodeReq::Host {
             return json(&self.proc.host());
+        }
+        if let NodeReq::Loss { step, at } = request {
+            return json(&self.losses.answer(&self.proc, &self.own_uid, step, at).await?);
         }
         let pods = request.pods();
         if pods.is_empty() {
@@ -225,6 +246,7 @@ impl Node {
                 return json(&PartitionsReport { partitions });
             }
             NodeReq::Host => Vec::new(),
+            NodeReq::Loss { .. } => return Err("a node is no pod".to_owned()),
             NodeReq::Volumes { step, at } => {
                 let volumes = self.volumes.answer(&self.proc, step, at).await?;
                 return json(&VolumesReport { volumes, took_us: micros(start) });
@@ -483,8 +505,9 @@ impl Node {
         }
     }
 
-    async fn undo_all(&mut self) -> Result<String, String> {
+    async fn undo_all(&mut self, why: &str) -> Result<String, String> {
         let (mut said, mut failed) = (Vec::new(), Vec::new());
+        self.losses.undo_all(&self.proc, &self.own_uid, why, &mut said, &mut failed).await;
         for act in std::mem::take(&mut self.acts).into_values() {
             match act.how {
                 ProcessFault::Freeze => {

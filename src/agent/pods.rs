@@ -44,6 +44,10 @@ pub enum AgentKind {
     NodeHelper {
         /// The node.
         node: String,
+        /// It has an account of its own, with which it can lose the node.
+        may_lose: bool,
+        /// Its kubelet never evicts it.
+        critical: bool,
     },
 }
 
@@ -62,7 +66,7 @@ impl AgentKind {
         match self {
             Self::Observer { .. } => fit(format!("observer-{drill}")),
             Self::Watchdog { .. } => fit(format!("watchdog-{drill}")),
-            Self::NodeHelper { node } => fit(format!("node-helper-{drill}-{node}")),
+            Self::NodeHelper { node, .. } => fit(format!("node-helper-{drill}-{node}")),
         }
     }
 }
@@ -137,7 +141,7 @@ impl PodSpec {
             "volumes": [{"name": "run", "emptyDir": {"sizeLimit": "16Mi"}}],
         });
         match &self.kind {
-            AgentKind::NodeHelper { node } => {
+            AgentKind::NodeHelper { node, may_lose, critical } => {
                 // No limit on processor time: a throttled helper would be late, and it is idle but for milliseconds.
                 container["resources"] = json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}});
                 // Privileged: it reads and signals other pods' processes, whoever they run as and whatever confines them.
@@ -147,6 +151,20 @@ impl PodSpec {
                 spec["hostNetwork"] = json!(true);
                 spec["dnsPolicy"] = json!("Default");
                 spec["tolerations"] = json!([{"operator": "Exists"}]);
+                if *critical {
+                    // A kubelet whose disk is full evicts all other pods, one after the other.
+                    spec["priorityClassName"] = json!("system-node-critical");
+                }
+                if *may_lose {
+                    spec["serviceAccountName"] = json!(labels::LOSS_ACCOUNT);
+                    // A kubelet that stands still refreshes no token: this one lives as long as the drill can.
+                    let token = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": self.deadline.as_secs().max(3600)}});
+                    let ca = json!({"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}});
+                    let own = json!({"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}});
+                    add(&mut spec["volumes"], json!({"name": "account", "projected": {"sources": [token, ca, own]}}));
+                    let at = "/var/run/secrets/kubernetes.io/serviceaccount";
+                    add(&mut container["volumeMounts"], json!({"name": "account", "mountPath": at, "readOnly": true}));
+                }
             }
             AgentKind::Observer { avoid_nodes } => {
                 container["resources"] = json!({"requests": {"cpu": "50m", "memory": "48Mi"}, "limits": {"memory": "128Mi"}});
@@ -185,6 +203,12 @@ impl PodSpec {
 
     fn failed(&self, why: impl Into<String>) -> LinkError {
         LinkError::NotPlaced { at: format!("pod {}/{}", self.place.namespace, self.kind.pod_name(&self.drill)), why: why.into() }
+    }
+}
+
+fn add(list: &mut Value, item: Value) {
+    if let Some(list) = list.as_array_mut() {
+        list.push(item);
     }
 }
 
@@ -513,16 +537,24 @@ mod tests {
 
     #[test]
     fn a_node_helper_is_pinned_and_tolerates_everything() {
-        let pod = serde_json::to_value(spec(AgentKind::NodeHelper { node: "node2".to_owned() }).manifest().unwrap()).unwrap();
+        let pod = serde_json::to_value(
+            spec(AgentKind::NodeHelper { node: "node2".to_owned(), may_lose: false, critical: false }).manifest().unwrap(),
+        )
+        .unwrap();
         let s = &pod["spec"];
         assert_eq!((&s["nodeName"], &s["hostPID"], &s["restartPolicy"]), (&json!("node2"), &json!(true), &json!("Never")));
         assert_eq!(s["tolerations"], json!([{"operator": "Exists"}]));
         assert_eq!(pod["metadata"]["labels"][labels::ROLE], "node-helper");
+        assert_eq!((&s["serviceAccountName"], &s["automountServiceAccountToken"]), (&Value::Null, &json!(false)));
+        let loses = spec(AgentKind::NodeHelper { node: "node2".to_owned(), may_lose: true, critical: true }).manifest().unwrap();
+        let s = &serde_json::to_value(loses).unwrap()["spec"];
+        assert_eq!((&s["serviceAccountName"], &s["priorityClassName"]), (&json!(labels::LOSS_ACCOUNT), &json!("system-node-critical")));
+        assert_eq!(s["volumes"][1]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], json!(3600));
     }
 
     #[test]
     fn a_name_too_long_is_cut_and_stays_unique() {
-        let kind = |n: &str| AgentKind::NodeHelper { node: format!("{}{n}", "x".repeat(250)) };
+        let kind = |n: &str| AgentKind::NodeHelper { node: format!("{}{n}", "x".repeat(250)), may_lose: false, critical: false };
         let (a, b) = (kind("a").pod_name("d"), kind("b").pod_name("d"));
         assert!(a.len() <= 253 && b.len() <= 253 && a != b);
     }

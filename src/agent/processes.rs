@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     host::Host,
+    loss::NodeProcess,
     partition::{Cutting, PartitionAt},
     volume::{Volume, VolumeAt},
 };
@@ -111,6 +112,21 @@ pub trait Table: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// It is not there, or cannot be had here.
     fn volume(&self, at: &VolumeAt, lost: bool) -> Result<Box<dyn Volume + Send>, String>;
+    /// All that is stopped when the node is lost, but for the pod that looks.
+    ///
+    /// # Errors
+    /// It cannot be had here.
+    fn node_processes(&self) -> Result<Vec<NodeProcess>, String>;
+    /// Cuts the node's network but for the way to the API server.
+    ///
+    /// # Errors
+    /// It cannot be had here.
+    fn cut_node(&self, name: &str) -> Result<Box<dyn Cutting>, String>;
+    /// Whether something of this name cuts the node's network.
+    ///
+    /// # Errors
+    /// It cannot be had here.
+    fn node_is_cut(&self, name: &str) -> Result<bool, String>;
 }
 
 /// The processes of a node.
@@ -262,7 +278,7 @@ impl Kernel {
         Some(Ident { pid, start })
     }
 
-    fn state(&self, ident: Ident) -> State {
+    pub(super) fn state(&self, ident: Ident) -> State {
         let Some(stat) = self.read(ident.pid, "stat").as_deref().and_then(parse_stat) else { return State::Dead };
         if stat.start != ident.start {
             return State::Dead;
@@ -356,14 +372,14 @@ impl Kernel {
     }
 }
 
-struct Stat {
-    comm: String,
+pub(super) struct Stat {
+    pub(super) comm: String,
     state: char,
-    start: u64,
+    pub(super) start: u64,
 }
 
 /// `pid (comm) state ppid …`; field 22 is the start. The command's name may hold blanks and parentheses.
-fn parse_stat(text: &str) -> Option<Stat> {
+pub(super) fn parse_stat(text: &str) -> Option<Stat> {
     let (open, close) = (text.find('(')?, text.rfind(')')?);
     let mut rest = text.get(close + 1..)?.split_ascii_whitespace();
     let state = rest.next()?.chars().next()?;

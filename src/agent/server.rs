@@ -13,7 +13,7 @@ use tokio::{
     io::DuplexStream,
     net::UnixListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
     task::{JoinHandle, JoinSet},
     time::Instant,
 };
@@ -39,6 +39,8 @@ pub struct Config {
     pub ttl: Duration,
     /// How long the service may take to undo everything at the end.
     pub end_limit: Duration,
+    /// Until when it lives by other renewals than the link's, if by any.
+    pub kept: Option<watch::Receiver<Option<Instant>>>,
     /// What ends it where the process is not its own; else SIGTERM and SIGINT do.
     pub stop: Option<CancellationToken>,
 }
@@ -251,7 +253,10 @@ pub async fn serve(
         tokio::select! {
             biased;
             why = ends.next() => break why.to_owned(),
-            () = tokio::time::sleep_until(actor.deadline) => break format!("no runner renewed the time to live of {}", crate::scenario::types::Dur(actor.ttl)),
+            () = tokio::time::sleep_until(actor.deadline) => match actor.kept() {
+                Some(until) => actor.deadline = until,
+                None => break format!("no runner renewed the time to live of {}", crate::scenario::types::Dur(actor.ttl)),
+            },
             Some(Ok((session, id, answer))) = doing.next(), if !doing.is_empty() => actor.answered(&session, id, answer),
             frame = incoming => match frame {
                 Some(Ok(frame)) => {
@@ -343,6 +348,12 @@ impl Actor {
         if wire.send(&reply(Res::Welcome(welcome))).is_ok() {
             self.connection = Some(Connection { wire, sent: acked });
         }
+    }
+
+    /// Until when it lives although the link renews nothing.
+    fn kept(&self) -> Option<Instant> {
+        let until = *self.config.kept.as_ref()?.borrow();
+        until.filter(|until| *until > Instant::now())
     }
 
     fn renew(&mut self, ttl_ms: u64) {

@@ -1,13 +1,20 @@
 //! `firedrill agent …`: what firedrill's own pods run. Not for people.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args as ClapArgs, Subcommand};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{
+        loss::{
+            self, Means,
+            guard::{self, GuardBy},
+        },
         node::Node,
         observe,
         processes::Proc,
@@ -45,6 +52,8 @@ enum What {
     },
     /// Revert a drill when its runner is lost.
     Watchdog(WatchdogArgs),
+    /// Let processes that a node helper has stopped go on when that helper dies.
+    Guard,
     /// Join standard input and output to the agent's socket.
     Attach {
         /// The agent's socket.
@@ -113,8 +122,21 @@ pub(super) async fn run(args: Args) -> Exit {
             let (orders, rx) = mpsc::channel(64);
             let events = EventsOut::new(args.buffer);
             let clock = Clock::host_as(&format!("agent-{}", args.pod));
-            let service = Node::new(Proc::default(), args.pod_uid.clone()).run(rx);
-            serve(args, clock, events, orders, service).await
+            let (kept, until) = watch::channel(None);
+            let node = Node::new(Proc::default(), args.pod_uid.clone());
+            // Without an account it does everything but lose its node.
+            let node = match loss::api_server() {
+                Ok(server) => {
+                    let client = Arc::new(|| cluster::in_pod().map_err(|error| error.to_string()));
+                    let guard = GuardBy::Process(loss::this_program());
+                    node.losing(Means { client, server: Some(server), guard, kept, clock: clock.clone() })
+                }
+                Err(why) => {
+                    tracing::debug!("{why}");
+                    node
+                }
+            };
+            serve(args, clock, events, orders, node.run(rx), Some(until)).await
         }
         What::Observe { agent, clock_offset_us } => {
             let (orders, rx) = mpsc::channel(64);
@@ -123,8 +145,19 @@ pub(super) async fn run(args: Args) -> Exit {
             let dialer = Dialer::pod().map_err(|error| error.to_string());
             let (own, out) = (clock.clone(), events.clone());
             let service = async move { observe::run(own, dialer?, out, rx).await };
-            serve(agent, clock, events, orders, service).await
+            serve(agent, clock, events, orders, service, None).await
         }
+        What::Guard => match guard::run(&Proc::default(), tokio::io::stdin()).await {
+            Ok(0) => Exit::Passed,
+            Ok(woken) => {
+                eprintln!("firedrill agent guard: its helper is gone; let {woken} processes go on");
+                Exit::Passed
+            }
+            Err(why) => {
+                eprintln!("firedrill agent guard: {why}");
+                Exit::NotClean
+            }
+        },
         What::Attach { socket } => attach(&socket).await,
     }
 }
@@ -136,8 +169,9 @@ async fn serve(
     events: EventsOut,
     orders: mpsc::Sender<server::Order>,
     service: impl Future<Output = Result<String, String>> + Send + 'static,
+    kept: Option<watch::Receiver<Option<Instant>>>,
 ) -> Exit {
-    let config = Config { drill: args.drill, token: args.token, ttl: args.ttl.0, end_limit: server::END_LIMIT, stop: None };
+    let config = Config { drill: args.drill, token: args.token, ttl: args.ttl.0, end_limit: server::END_LIMIT, kept, stop: None };
     let listen = if args.stdio { Listen::Stdio } else { Listen::Socket(args.socket) };
     // Not tracing: this line is what `kubectl logs` shows, and what the kubelet keeps as the pod's last word.
     match server::serve(config, clock, listen, events, orders, service).await {

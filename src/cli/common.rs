@@ -190,7 +190,13 @@ pub(crate) async fn stage(args: &DrillArgs, world: Option<&Path>, seed: u64, wal
     let stage = Stage::open(&world, seed, wall_us).await.map_err(|error| CliError::Refused(error.to_string()))?;
     let environment = stage.environment(environment);
     match plan_on(loaded, &environment, environment_text, stage.cluster.clone(), seed).await {
-        Ok(prepared) => Ok(Staged { stage, prepared }),
+        Ok(prepared) => match stage.grant(&prepared.plan).await {
+            Ok(()) => Ok(Staged { stage, prepared }),
+            Err(error) => {
+                stage.close().await;
+                Err(CliError::Refused(error.to_string()))
+            }
+        },
         Err(error) => {
             stage.close().await;
             Err(error)

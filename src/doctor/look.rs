@@ -430,7 +430,9 @@ async fn trials(
     };
     if own.node_helpers {
         let all = nodes.iter().take(NODES);
-        kinds.extend(all.map(|node| (format!("node helper on {node}"), AgentKind::NodeHelper { node: node.clone() })));
+        kinds.extend(all.map(|node| {
+            (format!("node helper on {node}"), AgentKind::NodeHelper { node: node.clone(), may_lose: false, critical: false })
+        }));
     }
     let mut found = Vec::new();
     if !own.node_helpers && !nodes.is_empty() {
@@ -438,7 +440,7 @@ async fn trials(
         found.push(said.change("faults that need one are refused: allow it, or use faults that are made through the API server"));
     }
     for (what, kind) in kinds {
-        let node = if let AgentKind::NodeHelper { node } = &kind { Some(node.clone()) } else { None };
+        let node = if let AgentKind::NodeHelper { node, .. } = &kind { Some(node.clone()) } else { None };
         let spec = PodSpec {
             kind,
             drill: DRILL.to_owned(),

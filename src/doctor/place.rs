@@ -41,7 +41,7 @@ async fn one(cluster: &Cluster, own: &OwnPlace, clock: &Clock, node: &str, drill
         return vec![of(Verdict::Warning, "not looked at: told to stop".to_owned())];
     }
     let spec = PodSpec {
-        kind: AgentKind::NodeHelper { node: node.to_owned() },
+        kind: AgentKind::NodeHelper { node: node.to_owned(), may_lose: false, critical: false },
         drill: drill.to_owned(),
         token: format!("{:032x}", rand::random::<u128>()),
         place: own.clone(),

@@ -2,13 +2,24 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
+use k8s_openapi::{
+    api::{coordination::v1::Lease, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::FaultError;
 use crate::{
@@ -54,6 +65,12 @@ struct Inner {
     nodes: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Option<Placed>>>>>,
     /// Container ids as the pods' status had them when they were armed, by the pods' uid.
     containers: Mutex<BTreeMap<String, BTreeMap<String, String>>>,
+    /// Helpers have an account of their own, so that they can lose their nodes.
+    may_lose: AtomicBool,
+    /// No kubelet evicts helpers.
+    critical: AtomicBool,
+    /// What renews the Leases of lost nodes, by node.
+    renewals: Mutex<BTreeMap<String, AbortOnDropHandle<()>>>,
 }
 
 impl Helpers {
@@ -65,8 +82,70 @@ impl Helpers {
     /// The same with another time to live than `HELPER_TTL`.
     pub fn with_ttl(cluster: Cluster, clock: Clock, plan: Arc<Plan>, drill: &str, ttl: Duration) -> Self {
         let token = format!("{:032x}", rand::random::<u128>());
-        let (nodes, containers) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { cluster, clock, plan, drill: drill.to_owned(), token, ttl, nodes, containers }))
+        let (nodes, containers, renewals) = (Mutex::default(), Mutex::default(), Mutex::default());
+        // Known from the start, so that a helper placed for another fault can do it, too.
+        let steps = plan.leaf_steps();
+        let faults = || steps.iter().filter_map(|step| step.spec.inject.as_ref());
+        let may_lose = AtomicBool::new(faults().any(|f| f.lose_node.is_some() || f.lose_zone.is_some()));
+        let critical = AtomicBool::new(faults().any(|f| f.fill_node_disk.is_some()));
+        let drill = drill.to_owned();
+        drop(steps);
+        Self(Arc::new(Inner { cluster, clock, plan, drill, token, ttl, nodes, containers, may_lose, critical, renewals }))
+    }
+
+    /// Helpers placed from now on have an account of their own.
+    pub(super) fn may_lose_nodes(&self) {
+        self.0.may_lose.store(true, Ordering::SeqCst);
+    }
+
+    /// Kubelets do not evict helpers that are placed from now on.
+    pub(super) fn fill_nodes(&self) {
+        self.0.critical.store(true, Ordering::SeqCst);
+    }
+
+    /// The helpers' time to live.
+    pub(super) fn ttl(&self) -> Duration {
+        self.0.ttl
+    }
+
+    /// Renews the Lease of a node's loss from now on, until [`Self::no_renewals`], [`Self::detach`], or until it may not act any more.
+    pub(super) fn renew(&self, node: &str, leave: &Leave) {
+        let mut all = self.0.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.get(node).is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let (cluster, clock, leave) = (self.0.cluster.clone(), self.0.clock.clone(), leave.clone());
+        let (lease, own) = (labels::loss_lease(node), self.0.plan.place.firedrill.namespace.clone());
+        let every = (self.0.ttl / 4).max(Duration::from_millis(250));
+        let task = async move {
+            let api = cluster.api::<Lease>(&own);
+            let what = format!("renew Lease {own}/{lease}");
+            loop {
+                tokio::time::sleep(every).await;
+                // One that woke up too late must not keep a node lost that others have given back.
+                if leave.ask().is_err() {
+                    return;
+                }
+                let Ok(now) = Timestamp::from_microsecond(clock.now().wall_us) else { return };
+                let patch = serde_json::json!({"spec": {"renewTime": MicroTime(now)}});
+                let params = PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() };
+                match cluster.call(&what, api.patch(&lease, &params, &Patch::Merge(&patch))).await {
+                    Ok(_) => {}
+                    Err(error) if error.is_not_found() => return,
+                    Err(error) => tracing::warn!("{error}"),
+                }
+            }
+        };
+        all.insert(node.to_owned(), AbortOnDropHandle::new(tokio::spawn(crate::gate::own(task))));
+    }
+
+    /// Renews the Lease of a node's loss no more.
+    pub(super) fn no_renewals(&self, node: &str) {
+        self.0.renewals.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
+
+    fn end_renewals(&self) {
+        self.0.renewals.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn slots(&self) -> Vec<(String, Arc<tokio::sync::Mutex<Option<Placed>>>)> {
@@ -93,7 +172,11 @@ impl Helpers {
             return Ok(placed.link.clone());
         }
         let spec = PodSpec {
-            kind: AgentKind::NodeHelper { node: node.to_owned() },
+            kind: AgentKind::NodeHelper {
+                node: node.to_owned(),
+                may_lose: inner.may_lose.load(Ordering::SeqCst),
+                critical: inner.critical.load(Ordering::SeqCst),
+            },
             drill: inner.drill.clone(),
             token: inner.token.clone(),
             place: own.clone(),
@@ -114,7 +197,7 @@ impl Helpers {
         {
             return self.on(node, leave).await.map(Some);
         }
-        let name = AgentKind::NodeHelper { node: node.to_owned() }.pod_name(&self.0.drill);
+        let name = AgentKind::NodeHelper { node: node.to_owned(), may_lose: false, critical: false }.pod_name(&self.0.drill);
         let found = self.0.cluster.get_opt::<Pod>(&self.0.plan.place.firedrill.namespace, &name).await?;
         let runs = found.is_some_and(|p| {
             p.metadata.deletion_timestamp.is_none() && p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
@@ -144,6 +227,7 @@ impl Helpers {
     /// Lets go of all helpers without a word: what a runner does that must not act any more. They undo everything by
     /// themselves when their time to live has run out, unless another runner takes them over.
     pub async fn detach(&self) {
+        self.end_renewals();
         for (_, slot) in self.slots() {
             *slot.lock().await = None;
         }
@@ -164,6 +248,8 @@ impl Helpers {
             }
         });
         join_all(goodbyes).await;
+        // A node that is still lost is given back when its helper hears no more of it, and its kubelet then ends the helper.
+        self.end_renewals();
         let selector = format!("{}={},{}=node-helper", labels::DRILL, inner.drill, labels::ROLE);
         let api = inner.cluster.api::<Pod>(namespace);
         let pods = match inner.cluster.list_all(&api, Some(&selector), &format!("list node helpers in {namespace}")).await {
@@ -171,6 +257,27 @@ impl Helpers {
             Err(e) => return vec![e.to_string()],
         };
         let removed = pods.iter().map(|pod| async move { remove(&inner.cluster, namespace, &pod.name_any(), limit).await.err() });
-        join_all(removed).await.into_iter().flatten().collect()
+        let mut left: Vec<String> = join_all(removed).await.into_iter().flatten().collect();
+        if inner.may_lose.load(Ordering::SeqCst) {
+            left.extend(self.remove_leases().await.err());
+        }
+        left
+    }
+
+    /// Deletes the Leases of losses of this drill: those that were armed and never injected have nobody else to do it.
+    async fn remove_leases(&self) -> Result<(), String> {
+        let inner = &self.0;
+        let namespace = &inner.plan.place.firedrill.namespace;
+        let api = inner.cluster.api::<Lease>(namespace);
+        let selector = format!("{}={},{}=loss", labels::DRILL, inner.drill, labels::ROLE);
+        let listed = inner.cluster.list_all(&api, Some(&selector), &format!("list Leases of lost nodes in {namespace}")).await;
+        for lease in listed.map_err(|error| error.to_string())? {
+            let name = lease.name_any();
+            match inner.cluster.call(format!("delete Lease {namespace}/{name}"), api.delete(&name, &DeleteParams::default())).await {
+                Err(error) if !error.is_not_found() => return Err(error.to_string()),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }

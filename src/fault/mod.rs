@@ -14,7 +14,9 @@ mod detach_service;
 mod drain_node;
 mod helpers;
 mod hide_secret;
+mod lose_node;
 mod manifest;
+mod node_disk;
 mod on_nodes;
 mod owner;
 mod partition;
@@ -161,7 +163,8 @@ pub fn target_of(spec: &FaultSpec) -> Option<&str> {
 /// Whether a fault needs a node helper, which takes seconds to place.
 pub fn needs_helper(spec: &FaultSpec) -> bool {
     let on_volumes = spec.fill_disk.is_some() || spec.corrupt_file.is_some() || spec.delete_files.is_some();
-    spec.freeze.is_some() || spec.crash.is_some() || spec.signal.is_some() || spec.partition.is_some() || on_volumes
+    let on_nodes = spec.lose_node.is_some() || spec.lose_zone.is_some() || spec.fill_node_disk.is_some();
+    on_nodes || spec.freeze.is_some() || spec.crash.is_some() || spec.signal.is_some() || spec.partition.is_some() || on_volumes
 }
 
 /// Reads the state before and returns what the fault will do and how to undo it. Changes nothing.
@@ -193,6 +196,10 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
         hide_secret::prepare(cx, targets).await
     } else if spec.manifest.is_some() {
         manifest::prepare(cx, spec).await
+    } else if spec.lose_node.is_some() || spec.lose_zone.is_some() {
+        lose_node::prepare(cx, targets).await
+    } else if let Some(fill) = &spec.fill_node_disk {
+        node_disk::prepare(cx, fill, targets).await
     } else if let Some(signal) = &spec.signal {
         signal::prepare(cx, signal, targets, &containers()).await
     } else if let Some(partition) = &spec.partition {
@@ -216,6 +223,8 @@ pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), Faul
         Undo::Signal { to, signal, id } => signal::arm(cx, to, signal, id).await,
         Undo::Partition { pods, name, cuts } => partition::arm(cx, pods, name, cuts).await,
         Undo::Volumes { at, name } => volumes::arm(cx, at, name).await,
+        Undo::NodeLoss { nodes, name } => lose_node::arm(cx, nodes, name).await,
+        Undo::NodeDisk { at, name } => node_disk::arm(cx, at, name).await,
         Undo::CronJob { change: CronJobChange::JobKilled { .. }, .. } => cut_backup_job::arm(cx, spec, undo).await,
         Undo::Deleted { .. } | Undo::Scale { .. } | Undo::CronJob { .. } => Ok(()),
         Undo::Cordon { .. }
@@ -260,6 +269,14 @@ pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stam
             cx.leave.to("change volumes")?;
             volumes::inject(cx, at, name).await
         }
+        Undo::NodeLoss { nodes, name } => {
+            cx.leave.to("lose nodes")?;
+            lose_node::inject(cx, nodes, name).await
+        }
+        Undo::NodeDisk { at, name } => {
+            cx.leave.to("fill disks of nodes")?;
+            node_disk::inject(cx, at, name).await
+        }
     }
 }
 
@@ -283,6 +300,8 @@ pub async fn effective(cx: &FaultCx, spec: &FaultSpec, undo: &Undo, limit: Durat
         Undo::Signal { to, signal, id } => signal::effective(cx, to, signal, id, limit).await,
         Undo::Partition { pods, name, cuts } => partition::effective(cx, pods, name, cuts, limit).await,
         Undo::Volumes { at, name } => volumes::effective(cx, at, name, limit).await,
+        Undo::NodeLoss { nodes, name } => lose_node::effective(cx, nodes, name, limit).await,
+        Undo::NodeDisk { at, name } => node_disk::effective(cx, at, name, limit).await,
     }
 }
 
@@ -306,6 +325,8 @@ pub async fn holds(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<Option
         Undo::Signal { to, signal, id } => signal::holds(cx, to, signal, id).await,
         Undo::Partition { pods, name, cuts } => partition::holds(cx, pods, name, cuts).await,
         Undo::Volumes { at, name } => volumes::holds(cx, at, name).await,
+        Undo::NodeLoss { nodes, name } => lose_node::holds(cx, nodes, name).await,
+        Undo::NodeDisk { at, name } => node_disk::holds(cx, at, name).await,
     }
 }
 
@@ -329,6 +350,8 @@ pub async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String),
         Undo::Signal { to, signal, id } => signal::revert(cx, to, signal, id).await,
         Undo::Partition { pods, name, cuts } => partition::revert(cx, pods, name, cuts).await,
         Undo::Volumes { at, name } => volumes::revert(cx, at, name).await,
+        Undo::NodeLoss { nodes, name } => lose_node::revert(cx, nodes, name).await,
+        Undo::NodeDisk { at, name } => node_disk::revert(cx, at, name).await,
     }
 }
 
@@ -352,5 +375,7 @@ pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, 
         Undo::Signal { to, signal, id } => signal::gone(cx, to, signal, id, limit).await,
         Undo::Partition { pods, name, cuts } => partition::gone(cx, pods, name, cuts, limit).await,
         Undo::Volumes { at, name } => volumes::gone(cx, at, name, limit).await,
+        Undo::NodeLoss { nodes, name } => lose_node::gone(cx, nodes, name, limit).await,
+        Undo::NodeDisk { at, name } => node_disk::gone(cx, at, name, limit).await,
     }
 }

@@ -118,6 +118,20 @@ pub enum Undo {
         /// CEL over the object while it is being deleted: true when nothing of its effect is left.
         gone: Option<String>,
     },
+    /// Nodes stand still, each until its helper gives it back: when its Lease asks for it, or is not renewed.
+    NodeLoss {
+        /// The nodes.
+        nodes: Vec<NodeRef>,
+        /// What tells this loss from another, on Leases and in rules.
+        name: String,
+    },
+    /// A file of ours takes the room of nodes' own disks.
+    NodeDisk {
+        /// The disks.
+        at: Vec<NodeDisk>,
+        /// What ours is called there.
+        name: String,
+    },
     /// Processes in pods of one node are signalled or killed by a node helper.
     Processes {
         /// The targets.
@@ -198,6 +212,18 @@ pub struct NodeRef {
     pub name: String,
     /// uid.
     pub uid: String,
+}
+
+/// A node's own disk and how it is filled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeDisk {
+    /// The node.
+    pub node: NodeRef,
+    /// Which it is there.
+    pub id: VolumeId,
+    /// What is done.
+    pub act: VolumeAct,
 }
 
 /// A controller of pods and how it was.

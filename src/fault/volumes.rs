@@ -238,6 +238,7 @@ async fn ask(cx: &FaultCx, step: Step, name: &str, all: &[(OnVolume, bool)]) -> 
         id: (!on.id.device.is_empty()).then(|| on.id.clone()),
         name: name.to_owned(),
         act: on.act.clone(),
+        of_node: false,
     };
     let request = |which: &[&(OnVolume, bool)]| NodeReq::Volumes { step, at: which.iter().map(|on| one(on)).collect() };
     on_nodes::ask(cx, all, |(on, _)| &on.pod.node, "act on volumes", request).await

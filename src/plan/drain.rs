@@ -1,4 +1,4 @@
-//! What a drain takes away, and when a node may not be cordoned or drained.
+//! What a drain takes away, what is lost with a node, and when a node may not be cordoned or drained.
 
 use std::collections::BTreeSet;
 
@@ -11,14 +11,22 @@ use crate::scenario::types::{EnvironmentSpec, FaultSpec, UndoPolicy};
 
 /// The pods that a drain evicts, by name; of other faults none.
 pub(super) fn evicted(spec: &FaultSpec, target: &ResolvedTarget, snapshot: &Snapshot) -> Vec<ResolvedObject> {
+    if spec.drain_node.is_none() {
+        return Vec::new();
+    }
     let mut pods: Vec<ResolvedObject> = on(spec, target, snapshot).filter_map(|(_, on)| resolved(on)).collect();
     pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     pods
 }
 
+/// Whether the pods on the chosen nodes go with it.
+pub(super) const fn takes_pods(spec: &FaultSpec) -> bool {
+    spec.drain_node.is_some() || spec.lose_node.is_some() || spec.lose_zone.is_some()
+}
+
 /// What is on the chosen nodes, with the node's name.
 fn on<'a>(spec: &FaultSpec, target: &'a ResolvedTarget, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a str, &'a OnNode)> {
-    let drained = spec.drain_node.is_some();
+    let drained = takes_pods(spec);
     let nodes = target.chosen().filter(move |o| drained && o.kind == "Node").map(|o| o.name.as_str());
     nodes.flat_map(|node| snapshot.on_nodes.get(node).into_iter().flatten().map(move |on| (node, on)))
 }
@@ -41,6 +49,9 @@ fn resolved(on: &OnNode) -> Option<ResolvedObject> {
 /// Refuses nodes that are cordoned already, and drains that would evict what no drill may touch; counts the pods that go.
 pub(super) fn check(place: &EnvironmentSpec, fault: FaultOn<'_>, snapshot: &Snapshot, touched: &mut Touched, found: &mut Findings) {
     let FaultOn { step, spec, target, .. } = fault;
+    if spec.lose_node.is_some() || spec.lose_zone.is_some() {
+        touched.pods.extend(on(spec, target, snapshot).filter_map(|(_, on)| resolved(on)).map(|pod| pod.uid));
+    }
     if spec.cordon_node.is_none() && spec.drain_node.is_none() {
         return;
     }

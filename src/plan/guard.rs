@@ -147,6 +147,14 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
     }
     for node in target.chosen().filter(|o| o.kind == "Node") {
         found.refusals.extend(node_refusal(step, &node.name, snapshot));
+        // What runs nowhere else would be lost: the API server through which all is undone.
+        let labels = snapshot.nodes.get(&node.name).map(|seen| &seen.labels);
+        if view.helper && labels.is_some_and(|has| labels::CONTROL_PLANE.iter().any(|label| has.contains_key(*label))) {
+            let (kind, name) = (view.kind, &node.name);
+            found
+                .refusals
+                .push(format!("step `{step}`: node {name} carries the control plane: `{kind}` may not act on it, whatever its labels"));
+        }
     }
     drain::check(place, fault, snapshot, touched, &mut found);
     if view.asks_budgets() {

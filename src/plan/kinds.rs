@@ -108,7 +108,7 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
         return t(&f.target, Breaks::Nodes, NODE, false, true);
     }
     if let Some(f) = lose_node.as_ref().or(lose_zone.as_ref()) {
-        return t(&f.target, Breaks::Nodes, NODE, true, false);
+        return t(&f.target, Breaks::Nodes, NODE, true, true);
     }
     if let Some(f) = detach_service {
         return t(&f.target, Breaks::Objects, &["Service"], false, true);
@@ -126,7 +126,7 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
         return t(&f.target, Breaks::Volumes, ON_VOLUMES, true, true);
     }
     if let Some(f) = fill_node_disk {
-        return t(&f.target, Breaks::Nodes, NODE, true, false);
+        return t(&f.target, Breaks::Nodes, NODE, true, true);
     }
     if let Some(f) = corrupt_file {
         return t(&f.target, Breaks::Volumes, ON_VOLUMES, true, true);
@@ -392,6 +392,9 @@ mod tests {
                 "deleteFiles",
                 "partition",
                 "custom",
+                "loseNode",
+                "loseZone",
+                "fillNodeDisk",
             ];
             assert_eq!(view.built, built.contains(kind), "{kind}");
         }

@@ -10,6 +10,7 @@ use super::{
     seen::{NamedKind, Snapshot},
     types::{Permission, Plan, PlannedStep},
 };
+use crate::labels;
 use crate::scenario::types::{CutHow, FaultSpec, Runbook, Target, Vantage};
 
 const READ: &[&str] = &["get", "list", "watch"];
@@ -181,6 +182,20 @@ pub fn of_watchdog(plan: &Plan) -> Vec<Permission> {
         }
     }
     nothing_left(plan, &mut rules);
+    rules.into_permissions()
+}
+
+/// The permissions that helpers need which lose their nodes: of these nodes' Leases, and nothing else.
+pub fn of_node_helper(plan: &Plan) -> Vec<Permission> {
+    let mut rules = Rules::default();
+    for step in plan.leaf_steps() {
+        let Some(fault) = step.spec.inject.as_ref().filter(|fault| api::loses_nodes(fault)) else { continue };
+        let Some(target) = kinds::fault(fault).and_then(|v| v.target).and_then(|t| plan.targets.get(t)) else { continue };
+        for node in target.chosen() {
+            let (own, lease) = (plan.place.firedrill.namespace.as_str(), labels::loss_lease(&node.name));
+            rules.named(own, "coordination.k8s.io", "leases", &lease, &["get", "patch"], &format!("step {} ({})", step.path, step.title));
+        }
+    }
     rules.into_permissions()
 }
 
@@ -441,6 +456,16 @@ pub fn yaml(plan: &Plan, subject: &Subject) -> String {
         );
     }
     out += &roles(&name, plan.rbac.iter().filter(|p| !creates(p)), subject);
+    let helper = of_node_helper(plan);
+    if !helper.is_empty() {
+        let account = labels::LOSS_ACCOUNT;
+        out += &format!(
+            "---\n# Node helpers that lose their node: their account, with which each reads the Lease that keeps its node lost, and says how it \
+             is.\napiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {}\n  namespace: {own}\n---\n",
+            quoted(account)
+        );
+        out += &roles(&format!("{name}-node-helper"), helper.iter(), &Subject::service_account(own, account));
+    }
     if let Some(watchdog) = &plan.watchdog {
         let account = watchdog.service_account.as_str();
         out += &format!(

@@ -52,7 +52,7 @@ pub async fn recheck(cluster: &Cluster, plan: &Plan, step_path: &str, touched: &
     };
     let planned = plan.targets.get(name).ok_or_else(|| refused(format!("the plan has no target `{name}`")))?;
     let mut wants = Wants::of_target(&planned.spec, &plan.place.firedrill.namespace, view.asks_budgets());
-    if spec.drain_node.is_some() {
+    if drain::takes_pods(spec) {
         wants.drained.push(planned.spec.clone());
     }
     let snapshot = snapshot::read(cluster, &wants, Fresh::Seen).await.map_err(|error| refused(error.to_string()))?;

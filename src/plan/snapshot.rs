@@ -243,7 +243,9 @@ async fn one(cluster: &Cluster, wants: &Wants, fresh: Fresh, want: Want<'_>) -> 
         Want::OwnNodes => {
             let own = &wants.own_namespace;
             let label = format!("{}={}", labels::MANAGED_BY, labels::MANAGER);
-            let keep = |pod: Pod| pod.spec.and_then(|s| s.node_name);
+            // A helper is on the node that it is to break.
+            let helper = |pod: &Pod| pod.labels().get(labels::ROLE).is_some_and(|role| role == "node-helper");
+            let keep = |pod: Pod| if helper(&pod) { None } else { pod.spec.and_then(|s| s.node_name) };
             let what = format!("list firedrill's own pods in namespace {own}");
             let mut nodes = cluster.list_map(&cluster.api(own), Some(&label), &what, fresh, keep).await?;
             nodes.extend(std::env::var("NODE_NAME"));

@@ -27,7 +27,7 @@ pub struct Wants {
     pub kinds: BTreeSet<(String, String)>,
     /// Whether nodes are wanted.
     pub nodes: bool,
-    /// Targets of nodes that are to be drained: what is on them is wanted.
+    /// Targets of nodes that are to be drained or lost: what is on them is wanted.
     pub drained: Vec<Target>,
     /// firedrill's own namespace.
     pub own_namespace: String,
@@ -88,7 +88,7 @@ impl Wants {
                     wants.budgets.insert(namespace.clone());
                 }
                 wants.nodes |= view.breaks == kinds::Breaks::Nodes;
-                if step.inject.as_ref().is_some_and(|fault| fault.drain_node.is_some()) {
+                if step.inject.as_ref().is_some_and(super::drain::takes_pods) {
                     wants.drained.push(target.clone());
                 }
             }

@@ -117,6 +117,7 @@ async fn on(case: &Case<'_>, stage: &Stage) -> Result<Rehearsal, RehearsalError>
     let begun = stage.sandbox.audit().len();
     crate::agent::pods::ensure_namespace(&stage.cluster, &own).await.map_err(|error| refused(error.to_string()))?;
     let disk = Disk::Memory(crate::journal::MemoryDisk::default());
+    stage.grant(&plan).await?;
     let options = DrillOptions {
         by: "rehearsal".to_owned(),
         confirmed_by: Some("nobody: it is a sandbox".to_owned()),

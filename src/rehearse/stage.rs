@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Pod, ServiceAccount},
+    rbac::v1::{Role, RoleBinding},
+};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DynamicObject, ListParams, Patch, PatchParams, PostParams},
@@ -14,7 +17,9 @@ use super::World;
 use crate::{
     clock::Clock,
     cluster::{self, Cluster},
+    labels,
     net::Dialer,
+    plan::{Plan, rbac},
     sandbox::{ClusterOptions, Sandbox, SandboxOptions},
     scenario::types::{Dur, Environment},
 };
@@ -97,6 +102,47 @@ impl Stage {
             return Err(error);
         }
         Ok(stage)
+    }
+
+    /// Does what an owner does with `plan --rbac` for the drill's own pods: gives node helpers the account that they lose nodes with.
+    ///
+    /// # Errors
+    /// The sandbox refuses it.
+    pub async fn grant(&self, plan: &Plan) -> Result<(), StageError> {
+        let permissions = rbac::of_node_helper(plan);
+        if permissions.is_empty() {
+            return Ok(());
+        }
+        let own = plan.place.firedrill.namespace.as_str();
+        let broken = |why: String| StageError::Broken(format!("give node helpers their account: {why}"));
+        crate::agent::pods::ensure_namespace(&self.cluster, own).await.map_err(|error| broken(error.to_string()))?;
+        let rules: Vec<Value> = permissions
+            .iter()
+            .map(|p| json!({"apiGroups": [p.group], "resources": [p.resource], "resourceNames": p.names, "verbs": p.verbs}))
+            .collect();
+        let name = json!({"name": labels::LOSS_ACCOUNT});
+        let binding = json!({"metadata": name, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": labels::LOSS_ACCOUNT},
+            "subjects": [{"kind": "ServiceAccount", "name": labels::LOSS_ACCOUNT, "namespace": own}]});
+        self.made::<ServiceAccount>(own, json!({"metadata": name})).await.map_err(broken)?;
+        self.made::<Role>(own, json!({"metadata": name, "rules": rules})).await.map_err(broken)?;
+        self.made::<RoleBinding>(own, binding).await.map_err(broken)
+    }
+
+    /// Makes an object, unless the world has it.
+    async fn made<K>(&self, namespace: &str, object: Value) -> Result<(), String>
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned
+            + serde::Serialize,
+    {
+        let object: K = serde_json::from_value(object).map_err(|error| error.to_string())?;
+        match self.cluster.api::<K>(namespace).create(&PostParams::default(), &object).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(error) => Err(cluster::why(&error)),
+            Ok(_) => Ok(()),
+        }
     }
 
     async fn fill(&self, client: &Client, world: &World) -> Result<(), StageError> {

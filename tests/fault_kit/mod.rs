@@ -72,6 +72,11 @@ impl World {
         Self { kubelets: true, ..Self::new(cluster, prefix).await }
     }
 
+    /// A namespace that somebody else has made, and ends.
+    pub fn existing(cluster: Cluster, ns: &str) -> Self {
+        Self { cluster, ns: ns.to_owned(), clock: Clock::host(), sandbox: None, kubelets: false }
+    }
+
     /// One in the process, with three nodes and firedrill's own namespace.
     pub async fn in_sandbox() -> Self {
         let sandbox = Sandbox::new(SandboxOptions { seed: 7, wall_us: 1_767_225_600_000_000 });

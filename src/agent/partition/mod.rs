@@ -4,7 +4,7 @@
 //! the helper is killed outright. Nothing that others have made is changed, and a pod in its node's namespace is refused.
 
 mod kernel;
-mod nft;
+pub(super) mod nft;
 
 pub(crate) use nft::network;
 

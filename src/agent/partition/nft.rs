@@ -3,7 +3,7 @@
 //! A table that is made with the flag `owner` (Linux 5.12) belongs to the socket that made it.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, OwnedFd},
 };
 
@@ -225,7 +225,7 @@ fn matches(out: &mut Out, packets: Packets) {
 }
 
 /// A socket to the nftables of the network namespace that the calling thread is in.
-pub(super) fn socket() -> Result<OwnedFd, Errno> {
+pub(in crate::agent) fn socket() -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, Some(netlink::NETFILTER))
 }
 
@@ -272,8 +272,88 @@ pub(super) fn make(socket: &OwnedFd, table: &str, cuts: &[Cut]) -> Result<usize,
     Ok(all.len() + HOOKS.len())
 }
 
+/// What a node's own network is cut by: what comes in, what is passed on and what goes out. What comes in is looked at only once the
+/// addresses of Services are put back (100, `NF_IP_PRI_NAT_SRC`), what goes out before they are replaced, so that both are what a process sees.
+const NODE_HOOKS: [(&str, u32, i32); 3] = [("input", 1, 300), ("forward", 2, PRIORITY), ("output", 3, PRIORITY)];
+
+/// Makes a table of this socket's own that drops everything but TCP with these peers, neighbour discovery, and what the node says to itself.
+/// Gives how many rules it has.
+pub(in crate::agent) fn isolate(socket: &OwnedFd, table: &str, keep: &[SocketAddr]) -> Result<usize, String> {
+    if keep.is_empty() {
+        return Err("no address of the API server is known: nothing was cut".to_owned());
+    }
+    let mut out = Out::default();
+    out.message(BATCH_BEGIN, 0, 0, PART, |_| {});
+    out.message(NEW_TABLE, ACK | CREATE | EXCLUSIVE, 1, 0, |out| {
+        out.text(1, table);
+        out.number(2, 2);
+    });
+    let (mut number, mut rules) = (1, 0);
+    for (chain, hook, priority) in NODE_HOOKS {
+        number += 1;
+        out.message(NEW_CHAIN, ACK | CREATE | EXCLUSIVE, number, 0, |out| {
+            out.text(1, table);
+            out.text(3, chain);
+            out.nest(4, |out| {
+                out.number(1, hook);
+                out.bytes(2, &priority.to_be_bytes());
+            });
+            out.number(5, 1);
+            out.text(7, "filter");
+        });
+        let mut rule = |inside: &dyn Fn(&mut Out)| {
+            number += 1;
+            rules += 1;
+            out.rule(number, table, chain, inside);
+        };
+        if hook != 2 {
+            let incoming = hook == 1;
+            let mut own = [0; 16];
+            own[..2].copy_from_slice(b"lo");
+            rule(&|out| {
+                out.meta(if incoming { 6 } else { 7 }, &own);
+                out.verdict(1);
+            });
+            // Without these no IPv6 neighbour is found: solicitation and advertisement, of neighbours and of routers.
+            for kind in 133..=136_u8 {
+                rule(&|out| {
+                    out.meta(16, &[58]);
+                    out.load(2, 0, 1);
+                    out.compare(&[kind]);
+                    out.verdict(1);
+                });
+            }
+            for peer in keep {
+                rule(&|out| {
+                    let (version, offset, bytes) = match peer.ip() {
+                        IpAddr::V4(a) => (2, if incoming { 12 } else { 16 }, a.octets().to_vec()),
+                        IpAddr::V6(a) => (10, if incoming { 8 } else { 24 }, a.octets().to_vec()),
+                    };
+                    out.meta(15, &[version]);
+                    out.load(1, offset, u32::try_from(bytes.len()).unwrap_or(16));
+                    out.compare(&bytes);
+                    out.meta(16, &[6]);
+                    out.load(2, if incoming { 0 } else { 2 }, 2);
+                    out.compare(&peer.port().to_be_bytes());
+                    out.verdict(1);
+                });
+            }
+        }
+        rule(&|out| {
+            out.part("counter", |_| {});
+            out.verdict(0);
+        });
+    }
+    out.message(BATCH_END, 0, number + 1, PART, |_| {});
+    ask(socket, &out.0, usize::try_from(number).unwrap_or(0)).map_err(|e| match e {
+        Errno::OPNOTSUPP | Errno::INVAL => format!("the kernel refuses the rules ({e}): it needs nftables, and Linux 5.12 or newer"),
+        e => format!("the kernel refuses the rules: {e}"),
+    })?;
+    Ok(rules)
+}
+
 /// Removes the table. False: there is none.
-pub(super) fn remove(socket: &OwnedFd, table: &str) -> Result<bool, String> {
+pub(in crate::agent) fn remove(socket: &OwnedFd, table: &str) -> Result<bool, String> {
     let mut out = Out::default();
     out.message(BATCH_BEGIN, 0, 0, PART, |_| {});
     out.message(DELETE_TABLE, ACK, 1, 0, |out| out.text(1, table));
@@ -286,7 +366,7 @@ pub(super) fn remove(socket: &OwnedFd, table: &str) -> Result<bool, String> {
 }
 
 /// Whether there is such a table, whoever owns it.
-pub(super) fn exists(socket: &OwnedFd, table: &str) -> Result<bool, String> {
+pub(in crate::agent) fn exists(socket: &OwnedFd, table: &str) -> Result<bool, String> {
     let mut out = Out::default();
     out.message(GET_TABLE, ACK, 1, 0, |out| out.text(1, table));
     match ask(socket, &out.0, 1) {
@@ -297,7 +377,7 @@ pub(super) fn exists(socket: &OwnedFd, table: &str) -> Result<bool, String> {
 }
 
 /// How many rules a table has, and how many packets they have dropped.
-pub(super) fn count(socket: &OwnedFd, table: &str) -> Result<(usize, u64), String> {
+pub(in crate::agent) fn count(socket: &OwnedFd, table: &str) -> Result<(usize, u64), String> {
     let mut out = Out::default();
     out.message(GET_RULE, DUMP, 1, 0, |out| out.text(1, table));
     let answers = ask(socket, &out.0, 0).map_err(|e| format!("failed to look at the rules: {e}"))?;

@@ -14,6 +14,9 @@ const TURN: Duration = Duration::from_millis(30);
 /// What a file system may need for itself: closer than that a level is not reached.
 const BLOCK: u64 = 4 << 10;
 
+/// What is always left on a node's own disk.
+const FLOOR: u64 = 256 << 20;
+
 /// A fill under way.
 pub(super) struct Fill {
     pub(super) inode: u64,
@@ -38,6 +41,20 @@ pub(super) fn wanted(goal: FillGoal, space: Space) -> Result<u64, String> {
         return Err(format!("it is as full as that already ({} full): filling it would change nothing", level(space)));
     }
     Ok(left)
+}
+
+/// A node's own disk is never filled so far that its kubelet and the helper could not go on.
+///
+/// # Errors
+/// The goal leaves less than that.
+pub(super) fn leaves_floor(goal: FillGoal, space: Space) -> Result<(), String> {
+    let (left, floor) = (left(goal, space), FLOOR.max(space.size / 100));
+    if left < floor {
+        return Err(format!(
+            "that would leave {left} bytes, and the node needs {floor} bytes to undo it (256 MiB or a hundredth of its disk): leave that much"
+        ));
+    }
+    Ok(())
 }
 
 fn left(goal: FillGoal, space: Space) -> u64 {

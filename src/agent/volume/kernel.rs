@@ -89,7 +89,31 @@ impl Kernel {
         self.read(pid, "mountinfo").unwrap_or_default().lines().filter_map(parse).collect()
     }
 
+    /// The folder of the node's kubelet, on whatever file system that lies.
+    fn node_disk(&self) -> Result<Opened, String> {
+        let kubelet = self.pids().into_iter().find(|pid| self.read(*pid, "comm").is_some_and(|comm| comm.trim_end() == "kubelet"));
+        let line = kubelet.and_then(|pid| self.read(pid, "cmdline")).unwrap_or_default();
+        let mut words = line.split('\0');
+        let told = words.find_map(|word| match word.strip_prefix("--root-dir")? {
+            "" => Some(None),
+            rest => Some(rest.strip_prefix('=').map(str::to_owned)),
+        });
+        let folder = told.map(|inline| inline.or_else(|| words.next().map(str::to_owned)));
+        let folder = folder.flatten().filter(|f| f.starts_with('/')).unwrap_or_else(|| "/var/lib/kubelet".to_owned());
+        let folder = folder.trim_end_matches('/');
+        let above = |m: &Mounted| Path::new(folder).starts_with(&m.point);
+        // The last of several at one place lies on top.
+        let mounted = self.mounts(1).into_iter().filter(above).max_by_key(|m| m.point.len());
+        let mounted = mounted.ok_or_else(|| format!("nothing is mounted at or above {folder} on the node"))?;
+        let opened = self.open_at(1, folder, mounted.number)?;
+        let keep = IN_MEMORY.contains(&mounted.kind.as_str()).then(|| "the kubelet's folder is in memory".to_owned());
+        Ok(Opened { keep, ..opened })
+    }
+
     fn volume(&self, at: &VolumeAt, lost: bool) -> Result<Opened, String> {
+        if at.of_node {
+            return self.node_disk();
+        }
         let mut found = self.of_pod(&at.pod, self.pids());
         found.retain(|process| process.state != State::Dead);
         let mut why = format!("no process of container {} of {} is on this node", at.container, at.pod.name);

@@ -61,6 +61,9 @@ pub struct VolumeAt {
     pub name: String,
     /// What is done.
     pub act: VolumeAct,
+    /// It is no pod's volume, but the disk of the node's kubelet.
+    #[serde(default)]
+    pub of_node: bool,
 }
 
 /// What a helper answers about a volume.
@@ -279,6 +282,9 @@ impl Volumes {
                 let space = volume.space()?;
                 if let Some(why) = volume.keep_from_filling() {
                     return Err(failed(why));
+                }
+                if at.of_node {
+                    fill::leaves_floor(*goal, space).map_err(failed)?;
                 }
                 if !left {
                     fill::wanted(*goal, space).map_err(failed)?;

@@ -17,6 +17,12 @@ pub(super) fn of_fault(own: &str, step: &PlannedStep, fault: &FaultSpec, object:
         rules.named(&object.namespace, "", "secrets", &object.name, &["delete"], why);
         rules.all(own, "", "secrets", &["create"], why);
     }
+    if loses_nodes(fault) {
+        // What is lost with a node counts against the limits.
+        rules.add(None, "", "pods", None, &["list"], why);
+        // Where the API server really is: the way there is kept.
+        rules.all("default", "discovery.k8s.io", "endpointslices", &["list"], why);
+    }
     if fault.drain_node.is_some() {
         // By their node, which may carry pods of any namespace.
         rules.add(None, "", "pods", None, &["list"], why);
@@ -27,10 +33,22 @@ pub(super) fn of_fault(own: &str, step: &PlannedStep, fault: &FaultSpec, object:
     }
 }
 
+/// Whether nodes are lost by it.
+pub(super) const fn loses_nodes(fault: &FaultSpec) -> bool {
+    fault.lose_node.is_some() || fault.lose_zone.is_some()
+}
+
 /// What reverting it and proving that it is gone need.
 pub(super) fn of_revert(own: &str, step: &PlannedStep, fault: &FaultSpec, object: &ResolvedObject, why: &str, rules: &mut Rules) {
     if fault.cordon_node.is_some() || fault.drain_node.is_some() {
         rules.add(None, "", "nodes", Some(&object.name), CHANGE, why);
+    }
+    if loses_nodes(fault) {
+        rules.add(None, "", "nodes", Some(&object.name), &["get"], why);
+        rules.all(own, "coordination.k8s.io", "leases", &["create", "delete", "get", "patch"], why);
+    }
+    if fault.fill_node_disk.is_some() {
+        rules.add(None, "", "nodes", Some(&object.name), &["get"], why);
     }
     let namespace = object.namespace.as_str();
     if fault.detach_service.is_some() {

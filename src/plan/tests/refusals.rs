@@ -157,11 +157,11 @@ fn nodes_need_their_own_label_and_must_not_carry_firedrill() {
     }
     snapshot.own_nodes.insert("node2".to_owned());
     let zone = |zone: &str| breaks(&json!({"zone": zone}), "loseZone", &json!({"nodes": 1}));
-    let missing = "the fault kind `loseZone` is not built yet";
-    refused(&zone("z1"), &snapshot, &environment(), &[missing]);
-    refused(&zone("z2"), &snapshot, &environment(), &[missing, "node node2 carries firedrill's own"]);
-    refused(&zone("z3"), &snapshot, &environment(), &[missing, "node node3 does not allow drills"]);
-    refused(&zone("z4"), &snapshot, &environment(), &[missing, "matches nothing"]);
+    refused(&zone("z2"), &snapshot, &environment(), &["node node2 carries firedrill's own"]);
+    refused(&zone("z3"), &snapshot, &environment(), &["node node3 does not allow drills"]);
+    refused(&zone("z4"), &snapshot, &environment(), &["matches nothing"]);
+    snapshot.nodes.get_mut("node1").unwrap().labels.insert("node-role.kubernetes.io/control-plane".to_owned(), String::new());
+    refused(&zone("z1"), &snapshot, &environment(), &["node node1 carries the control plane: `loseZone` may not act on it"]);
 }
 
 #[test]
@@ -263,7 +263,19 @@ fn nodes_and_volumes_have_limits_of_their_own() {
         refusals(json!({"zone": "z1"}), lose.clone(), json!({})),
         ["step `s`: with it the drill breaks 1 node, and `limits.nodes` is 0"]
     );
-    assert_eq!(refusals(json!({"zone": "z1"}), lose, json!({"nodes": 1})), Vec::<String>::new());
+    assert_eq!(refusals(json!({"zone": "z1"}), lose.clone(), json!({"nodes": 1})), Vec::<String>::new());
+    // The pods that are lost with a node count, too.
+    let mut carrying = snapshot.clone();
+    let pod = PodSeen { uid: "u-orders-0".to_owned(), node: "node1".to_owned(), ..PodSeen::default() };
+    carrying
+        .on_nodes
+        .insert("node1".to_owned(), vec![OnNode { namespace: "shop".to_owned(), name: "orders-0".to_owned(), pod: Some(pod) }]);
+    let spec: Target = serde_json::from_value(json!({"zone": "z1"})).unwrap();
+    let target = resolve::resolve("t", &spec, &carrying, 7).unwrap();
+    let (fault, limits) = (serde_json::from_value(lose).unwrap(), serde_json::from_value(json!({"nodes": 1})).unwrap());
+    let on = FaultOn { step: "s", spec: &fault, target_name: "t", target: &target };
+    let found = check(&environment().spec, &limits, on, &carrying, &mut Touched::default());
+    assert_eq!(found.refusals, ["step `s`: with it the drill breaks 1 pod, and `limits.pods` is 0"]);
     // What acts on a pod's volume breaks the volume, and takes no pod away.
     let fill = json!({"fillDisk": {"target": "t", "path": "/data", "to": "90%"}});
     let primary = json!({"namespace": "shop", "pods": "cluster=orders,role=master"});

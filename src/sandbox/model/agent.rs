@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncWriteExt as _, DuplexStream},
     runtime::RuntimeFlavor,
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 
 use super::{
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     agent::{
+        loss::{Means, guard::GuardBy},
         node::Node,
         observe,
         processes::Proc,
@@ -104,8 +105,15 @@ impl Agent {
         *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
         let (orders, rx) = mpsc::channel(64);
         let events = EventsOut::new(BUFFER);
-        let config =
-            Config { drill: told.drill, token: told.token, ttl: told.ttl.0, end_limit: server::END_LIMIT, stop: Some(env.terminated()) };
+        let (kept, until) = watch::channel(None);
+        let config = Config {
+            drill: told.drill,
+            token: told.token,
+            ttl: told.ttl.0,
+            end_limit: server::END_LIMIT,
+            kept: Some(until),
+            stop: Some(env.terminated()),
+        };
         let listen = Listen::Given(connections);
         let ended = if what == "observe" {
             let service = observe::run(told.clock.clone(), env.dialer().clone(), events.clone(), rx);
@@ -113,7 +121,15 @@ impl Agent {
         } else {
             let hosting = env.hosting();
             let table = NodeTable::new(hosting.cluster.clone(), hosting.clock.clone(), env.node(), env.pod(), env.container());
-            let service = Node::new(Proc::Table(Arc::new(table)), told.pod_uid).run(rx);
+            let own = env.clone();
+            let means = Means {
+                client: Arc::new(move || own.client().ok_or_else(|| "the sandbox is ending".to_owned())),
+                server: None,
+                guard: GuardBy::Nobody,
+                kept,
+                clock: told.clock.clone(),
+            };
+            let service = Node::new(Proc::Table(Arc::new(table)), told.pod_uid).losing(means).run(rx);
             server::serve(config, told.clock, listen, events, orders, service).await
         };
         let said = match &ended {

@@ -31,6 +31,7 @@ use super::{
     program::Hosting,
     store::Key,
 };
+use crate::agent::loss::Part;
 
 /// How often a kubelet renews its Lease (`renewIntervalFraction` of `nodeLeaseDurationSeconds`).
 const LEASE_EVERY_US: i64 = 10 * SECOND;
@@ -67,11 +68,20 @@ pub(super) struct Machine {
     next_lease: i64,
     /// When the status was reported last.
     reported: Option<i64>,
+    /// What of its own daemons is stopped.
+    stopped: BTreeSet<Part>,
+    /// What has cut its network from within.
+    cut_by: Option<String>,
     /// Where programs run.
     pub(super) hosting: Option<Arc<Hosting>>,
 }
 
 impl Machine {
+    /// Its kubelet works and can be reached.
+    fn works(&self) -> bool {
+        self.state == NodeState::Up && self.stopped.is_empty() && self.cut_by.is_none()
+    }
+
     pub(super) fn pressed(&self, now: i64) -> bool {
         self.disk_full || self.pressure_until.is_some_and(|until| until > now)
     }
@@ -115,7 +125,7 @@ impl Nodes {
 
     /// Whether its kubelet can be reached.
     pub(super) fn reachable(&self, node: &str) -> bool {
-        self.machines.get(node).is_some_and(|machine| machine.state == NodeState::Up)
+        self.machines.get(node).is_some_and(Machine::works)
     }
 
     /// A kubelet starts and makes its Node.
@@ -136,6 +146,8 @@ impl Nodes {
             // Kubelets do not beat in step.
             next_lease: state.now_us + draw(self.seed, &["lease", name], 0, LEASE_EVERY_US),
             reported: Some(state.now_us),
+            stopped: BTreeSet::new(),
+            cut_by: None,
             hosting: self.hosting.clone(),
         };
         let node = describe(&machine, name, &state.now());
@@ -156,7 +168,7 @@ impl Nodes {
 
     /// A kubelet's heartbeat, and what it does every ten seconds besides.
     pub(super) fn heartbeat(&mut self, state: &mut State, name: &str, now: i64) -> Again {
-        let Some(machine) = self.machines.get_mut(name).filter(|machine| machine.state == NodeState::Up) else { return Ok(None) };
+        let Some(machine) = self.machines.get_mut(name).filter(|machine| machine.works()) else { return Ok(None) };
         let user = format!("system:node:{name}");
         let by = by(&user);
         if machine.next_lease <= now {
@@ -225,6 +237,8 @@ impl Nodes {
             let current = stored.as_ref().filter(|pod| text(&pod.value, "/metadata/uid") == id.1);
             let next = match machine.state {
                 NodeState::Frozen => None,
+                _ if machine.stopped.contains(&Part::Kubelet) => None,
+                NodeState::Up if machine.cut_by.is_some() => run.tick(self.seed, None, machine, now),
                 NodeState::CutOff => run.tick(self.seed, None, machine, now),
                 NodeState::Up => match current {
                     // It was deleted without waiting for the kubelet, which ends what it finds.
@@ -264,7 +278,7 @@ impl Nodes {
             run.freeze_node(to == NodeState::Frozen);
         }
         if let Some(hosting) = &self.hosting {
-            hosting.net.set_node(name, to == NodeState::Up);
+            hosting.net.set_node(name, to == NodeState::Up && machine.cut_by.is_none());
         }
         if from == NodeState::Frozen && to != NodeState::Frozen {
             // Clocks went on while nothing moved.
@@ -278,6 +292,48 @@ impl Nodes {
             }
         }
         Some(self.on(name))
+    }
+
+    /// Stops one of a node's daemons, or lets it go on.
+    pub(super) fn stop_daemon(&mut self, name: &str, part: Part, stopped: bool, now: i64) -> Vec<Item> {
+        let Some(machine) = self.machines.get_mut(name) else { return Vec::new() };
+        if stopped {
+            machine.stopped.insert(part);
+        } else {
+            machine.stopped.remove(&part);
+        }
+        self.resume(name, now)
+    }
+
+    /// Whether one of a node's daemons is stopped.
+    pub(super) fn is_stopped(&self, name: &str, part: Part) -> bool {
+        self.machines.get(name).is_some_and(|machine| machine.stopped.contains(&part))
+    }
+
+    /// Cuts a node's network from within, or gives it back.
+    pub(super) fn isolate(&mut self, name: &str, by: Option<&str>, now: i64) -> Vec<Item> {
+        let Some(machine) = self.machines.get_mut(name) else { return Vec::new() };
+        machine.cut_by = by.map(str::to_owned);
+        if let Some(hosting) = &self.hosting {
+            hosting.net.set_node(name, machine.state == NodeState::Up && by.is_none());
+        }
+        self.resume(name, now)
+    }
+
+    /// What has cut a node's network from within.
+    pub(super) fn cut_by(&self, name: &str) -> Option<&str> {
+        self.machines.get(name)?.cut_by.as_deref()
+    }
+
+    /// A kubelet that works again beats at once and says all anew.
+    fn resume(&mut self, name: &str, now: i64) -> Vec<Item> {
+        if let Some(machine) = self.machines.get_mut(name).filter(|machine| machine.works()) {
+            (machine.next_lease, machine.reported) = (now, None);
+            for run in self.runs.values_mut().filter(|run| run.node == name) {
+                run.forget_report();
+            }
+        }
+        self.on(name)
     }
 
     /// Fills a node's disk or frees it.

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     agent::{
         host::Host,
+        loss::{NodeProcess, Part},
         partition::{Cutting, PartitionAt},
         processes::{Ident, NodePod, Process, State, Table},
         volume::{Volume, VolumeAt},
@@ -124,6 +125,10 @@ impl Table for NodeTable {
     }
 
     fn state(&self, ident: Ident) -> State {
+        if let Some((_, part, _)) = DAEMONS.iter().find(|(daemon, ..)| *daemon == ident) {
+            let stopped = self.cluster.upgrade().is_some_and(|cluster| cluster.lock().nodes.is_stopped(&self.node, *part));
+            return if stopped { State::Stopped } else { State::Running };
+        }
         match self.seen().into_iter().find(|p| p.ident == ident) {
             None => State::Dead,
             Some(p) if p.held => State::Stopped,
@@ -154,6 +159,21 @@ impl Table for NodeTable {
             UnixSignal::TERM => (Signal::Term, "TERM"),
             _ => return Err(refused("not rehearsable")),
         };
+        if let Some((_, part, _)) = DAEMONS.iter().find(|(daemon, ..)| *daemon == ident) {
+            if !self.privileged {
+                return Err(refused("Operation not permitted"));
+            }
+            let stopped = match to {
+                Signal::Stop => true,
+                Signal::Continue => false,
+                _ => return Err(refused("not rehearsable")),
+            };
+            let Some(cluster) = self.cluster.upgrade() else { return Ok(false) };
+            let now = self.clock.now().wall_us;
+            let items = cluster.lock().nodes.stop_daemon(&self.node, *part, stopped, now);
+            cluster.poke(items);
+            return Ok(true);
+        }
         let Some(found) = self.seen().into_iter().find(|p| p.ident == ident) else { return Ok(false) };
         if !self.privileged && found.uid != self.own_uid {
             return Err(refused("Operation not permitted"));
@@ -192,6 +212,10 @@ impl Table for NodeTable {
         if !self.privileged && at.pod.uid != self.own_uid {
             return Err(format!("failed to open {} of {}: Operation not permitted", at.mount, at.pod.name));
         }
+        if at.of_node {
+            let (cluster, clock, name) = (self.cluster.clone(), self.clock.clone(), self.node.clone());
+            return Ok(Box::new(super::volumes::open_disk(&hosting, super::volumes::OfNode { cluster, clock, name })));
+        }
         let runs = self.seen().iter().any(|p| p.uid == at.pod.uid && p.container == at.container);
         if !runs && !lost {
             return Err(format!("no process of container {} of {} is on this node", at.container, at.pod.name));
@@ -208,6 +232,83 @@ impl Table for NodeTable {
 
     fn is_cut(&self, at: &PartitionAt) -> Result<bool, String> {
         self.address(at).map(|(ip, net)| net.has_cuts(ip, &at.name))
+    }
+
+    fn node_processes(&self) -> Result<Vec<NodeProcess>, String> {
+        if !self.sees_all {
+            return Err("it does not see the processes of its node".to_owned());
+        }
+        let pods = self.seen().into_iter().filter(|p| p.uid != self.own_uid).map(|p| NodeProcess {
+            ident: p.ident,
+            part: Part::Workload,
+            comm: p.comm,
+            state: if p.held { State::Stopped } else { State::Running },
+        });
+        let daemons =
+            DAEMONS.into_iter().map(|(ident, part, comm)| NodeProcess { ident, part, comm: comm.to_owned(), state: self.state(ident) });
+        Ok(pods.chain(daemons).collect())
+    }
+
+    fn cut_node(&self, name: &str) -> Result<Box<dyn Cutting>, String> {
+        if !self.privileged {
+            return Err("failed to cut the node's network: Operation not permitted".to_owned());
+        }
+        let (cluster, node) = (self.cluster.clone(), self.node.clone());
+        let cut = Isolation { cluster, clock: self.clock.clone(), node, name: name.to_owned() };
+        cut.set(true);
+        Ok(Box::new(cut))
+    }
+
+    fn node_is_cut(&self, name: &str) -> Result<bool, String> {
+        let cluster = self.cluster.upgrade().ok_or("the sandbox is ending")?;
+        let inner = cluster.lock();
+        Ok(inner.nodes.cut_by(&self.node).is_some_and(|by| by == name))
+    }
+}
+
+/// What runs on a node beside pods. Stopped, its kubelet does nothing and answers nobody.
+const DAEMONS: [(Ident, Part, &str); 2] =
+    [(Ident { pid: 2, start: 1 }, Part::Runtime, "containerd"), (Ident { pid: 3, start: 1 }, Part::Kubelet, "kubelet")];
+
+/// A node's network that is cut until this is dropped.
+struct Isolation {
+    cluster: Weak<Cluster>,
+    clock: Clock,
+    node: String,
+    name: String,
+}
+
+impl fmt::Debug for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Isolation").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Isolation {
+    fn set(&self, cut: bool) {
+        let Some(cluster) = self.cluster.upgrade() else { return };
+        let now = self.clock.now().wall_us;
+        let items = cluster.lock().nodes.isolate(&self.node, cut.then_some(self.name.as_str()), now);
+        cluster.poke(items);
+    }
+}
+
+impl Cutting for Isolation {
+    fn look(&self) -> Result<String, String> {
+        let cluster = self.cluster.upgrade().ok_or("the sandbox is ending")?;
+        let by = cluster.lock().nodes.cut_by(&self.node).map(str::to_owned);
+        if by.as_ref() == Some(&self.name) { Ok("its network is cut".to_owned()) } else { Err("its network is back".to_owned()) }
+    }
+
+    fn lift(&mut self) -> Result<(), String> {
+        self.set(false);
+        Ok(())
+    }
+}
+
+impl Drop for Isolation {
+    fn drop(&mut self) {
+        self.set(false);
     }
 }
 

@@ -1,12 +1,13 @@
 //! Volumes of a node's pods, as a helper on it reaches them: the files that models and the shell see. A file that takes room takes it
 //! from the claim's size. Numbers of files are made of their paths: there is nothing else that could tell two of one name apart.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde_json::Value;
 
 use super::{
     super::{
+        cluster::Cluster,
         core::text,
         program::Hosting,
         shell::{Files, Mount, Tree, volume_size},
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     agent::volume::{Entry, Kind, Space, Volume, VolumeAt, parts},
+    clock::Clock,
     fault::VolumeId,
 };
 
@@ -50,7 +52,23 @@ pub(super) fn open(hosting: &Arc<Hosting>, pod: Option<&Value>, at: &VolumeAt) -
     let own = size.is_none();
     let size = size.unwrap_or(super::super::shell::SIZE);
     let mount = Mount { path: TOP.to_owned(), tree: (*tree).clone(), read_only, size };
-    Ok(Opened { files: Files::new(Tree::default(), vec![mount], false), tree: (*tree).clone(), size, own, key })
+    Ok(Opened { files: Files::new(Tree::default(), vec![mount], false), tree: (*tree).clone(), size, own, key, node: None })
+}
+
+/// A node, whose disk is under pressure when less than a tenth of it is free (`nodefs.available`).
+pub(super) struct OfNode {
+    pub(super) cluster: Weak<Cluster>,
+    pub(super) clock: Clock,
+    pub(super) name: String,
+}
+
+/// Opens the disk of a node's kubelet. What pods write is not on it.
+pub(super) fn open_disk(hosting: &Arc<Hosting>, node: OfNode) -> Opened {
+    let key = format!("node/{}", node.name);
+    let tree = hosting.contents(&key).get_or_init("files", Tree::default);
+    let size = super::super::shell::SIZE;
+    let mount = Mount { path: TOP.to_owned(), tree: (*tree).clone(), read_only: false, size };
+    Opened { files: Files::new(Tree::default(), vec![mount], false), tree: (*tree).clone(), size, own: false, key, node: Some(node) }
 }
 
 /// An open volume.
@@ -61,6 +79,8 @@ pub(super) struct Opened {
     /// It has no size of its own: it is a folder of the node's disk.
     own: bool,
     key: String,
+    /// It is a node's, and not a pod's.
+    node: Option<OfNode>,
 }
 
 fn below(path: &str) -> Result<String, String> {
@@ -72,6 +92,20 @@ fn number(path: &str) -> u64 {
 }
 
 impl Opened {
+    /// Tells the kubelet whose disk it is how full that is.
+    fn weigh(&self) {
+        let Some(node) = &self.node else { return };
+        let Some(cluster) = node.cluster.upgrade() else { return };
+        let full = self.size.saturating_sub(self.tree.room()) < self.size / 10;
+        let now = node.clock.now().wall_us;
+        let items = {
+            let mut inner = cluster.lock();
+            let changes = inner.nodes.disk_full(&node.name) != full;
+            changes.then(|| inner.nodes.fill(&node.name, full, now)).flatten()
+        };
+        cluster.poke(items.into_iter().flatten());
+    }
+
     fn same(&self, path: &str, inode: u64) -> Result<String, String> {
         let at = below(path)?;
         if number(&at) == inode && self.files.exists(&at) && !self.files.is_folder(&at) {
@@ -125,6 +159,7 @@ impl Volume for Opened {
         let by = by.min(self.size.saturating_sub(self.tree.room()));
         let size = self.files.size(&at) + by;
         self.files.take(&at, size);
+        self.weigh();
         Ok(size)
     }
 
@@ -149,7 +184,9 @@ impl Volume for Opened {
         if self.files.list(&at).is_some_and(|names| !names.is_empty()) {
             return Err(format!("failed to remove {path}: Directory not empty"));
         }
-        self.files.remove(&at).map_err(|e| format!("failed to remove {path}: {e}"))
+        let removed = self.files.remove(&at).map_err(|e| format!("failed to remove {path}: {e}"))?;
+        self.weigh();
+        Ok(removed)
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<bool, String> {
