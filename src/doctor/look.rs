@@ -477,11 +477,11 @@ fn faults(environment: &Environment, plan: Option<&Plan>, denied: &[String], blo
             (true, None) => of(
                 "by node helpers".to_owned(),
                 Verdict::Ok,
-                "freeze, crash, signal, partition, fillDisk, corruptFile, deleteFiles, on nodes that are ok above".to_owned(),
+                "freeze, crash, signal, partition, fillDisk, corruptFile, deleteFiles, loseNode, loseZone, fillNodeDisk, on nodes that are ok above".to_owned(),
             ),
         };
         return vec![
-            of("by the API server".to_owned(), Verdict::Ok, "podKill, scale, cutBackupJob, drainNode, cordonNode, detachService, hideSecret, badImage, manifest: with the permissions of a scenario".to_owned()),
+            of("by the API server".to_owned(), Verdict::Ok, "podKill, scale, cutBackupJob, drainNode, cordonNode, detachService, hideSecret, badImage, manifest, custom: with the permissions of a scenario".to_owned()),
             helper,
         ];
     };

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     cluster::{WATCH_SECS, WatchPause},
     gate,
-    journal::{STOP, Stop, record_name},
+    journal::{ResumeIntent, STOP, Stop, record_name},
     scenario::types::{Dur, ProbeState},
     signals::Signals,
 };
@@ -116,7 +116,9 @@ impl Drill {
         // The drill's own record changes all the time.
         let config = watcher::Config::default().timeout(WATCH_SECS).fields(&format!("metadata.name!={}", record_name(&self.name)));
         let follow = follow_inbox(watcher::watcher(api, config), self.inbox.name(), nudge, Arc::clone(&watched));
-        let _follow = AbortOnDropHandle::new(tokio::spawn(gate::own(follow)));
+        // Who only reverts is soon done, and a watchdog may not watch.
+        let only_reverts = self.state().resumed == Some(ResumeIntent::Revert);
+        let _follow = (!only_reverts).then(|| AbortOnDropHandle::new(tokio::spawn(gate::own(follow))));
         loop {
             let every = if watched.load(Ordering::Acquire) { INBOX_WATCHED } else { INBOX_EVERY };
             tokio::select! {
