@@ -225,6 +225,7 @@ impl Stage {
         use k8s_openapi::api::{
             apps::v1::{DaemonSet, Deployment, StatefulSet},
             batch::v1::Job,
+            policy::v1::PodDisruptionBudget,
         };
         let mut missing = Vec::new();
         let few = |what: &str, name: String, wanted: i32, ready: Option<i32>| {
@@ -248,6 +249,13 @@ impl Stage {
                 status.map_or(1, |s| s.desired_number_scheduled),
                 status.map(|s| s.number_ready),
             ));
+        }
+        // A plan made before budgets are counted would find that they allow nothing.
+        for budget in Api::<PodDisruptionBudget>::all(client.clone()).list(&all).await? {
+            let (name, generation) = (budget.name_any(), budget.metadata.generation);
+            let status = budget.status.filter(|s| s.observed_generation >= generation);
+            let wanted = status.as_ref().map_or(1, |s| s.desired_healthy.min(s.expected_pods));
+            missing.extend(few("PodDisruptionBudget", name, wanted, status.map(|s| s.current_healthy)));
         }
         for job in Api::<Job>::all(client.clone()).list(&all).await? {
             let done = job.status.as_ref().is_some_and(|s| s.completion_time.is_some());
