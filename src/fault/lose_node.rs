@@ -23,6 +23,7 @@ use super::{
     FaultCx, FaultError, NodeRef, Prepared, Undo,
     change::{LOOK_EVERY, until},
     cordon_node::there,
+    on_nodes::together,
     processes::ASK_LIMIT,
 };
 use crate::{
@@ -297,17 +298,8 @@ pub(super) async fn holds(cx: &FaultCx, nodes: &[NodeRef], name: &str) -> Result
 
 pub(super) async fn revert(cx: &FaultCx, nodes: &[NodeRef], name: &str) -> Result<(RevertResult, String), FaultError> {
     let answers = join_all(nodes.iter().map(|node| revert_one(cx, node, name))).await;
-    let (mut result, mut details) = (None, Vec::new());
-    for answer in answers {
-        let (one, detail) = answer?;
-        details.push(detail);
-        result = Some(match (result, one) {
-            (Some(RevertResult::Reverted), _) | (_, RevertResult::Reverted) => RevertResult::Reverted,
-            (Some(RevertResult::Nothing), _) | (_, RevertResult::Nothing) => RevertResult::Nothing,
-            (_, other) => other,
-        });
-    }
-    Ok((result.unwrap_or(RevertResult::Nothing), details.join("; ")))
+    let (results, details): (Vec<_>, Vec<_>) = answers.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+    Ok((together(&results), details.join("; ")))
 }
 
 async fn revert_one(cx: &FaultCx, node: &NodeRef, name: &str) -> Result<(RevertResult, String), FaultError> {

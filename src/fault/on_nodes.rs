@@ -14,6 +14,7 @@ use crate::{
         volume::{VolumeSeen, VolumesReport},
     },
     clock::Stamp,
+    journal::RevertResult,
 };
 
 /// What a helper saw of one thing that it was asked about.
@@ -134,4 +135,10 @@ pub(super) async fn still_there<T: Clone>(cx: &FaultCx, all: &[T], pod: impl Fn(
         }
     }
     Ok(there)
+}
+
+/// What the reverts on several nodes come to together: done if one was done, else nothing to do if there was nothing on one.
+pub(super) fn together(results: &[RevertResult]) -> RevertResult {
+    let first = [RevertResult::Reverted, RevertResult::Nothing].into_iter().find(|result| results.contains(result));
+    first.or(results.last().copied()).unwrap_or(RevertResult::Nothing)
 }

@@ -11,7 +11,12 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
-use super::{FaultCx, FaultError, OwnerState, PodOnNode, Prepared, ProcessFault, Undo, change::until, on_nodes::still_there, owner};
+use super::{
+    FaultCx, FaultError, OwnerState, PodOnNode, Prepared, ProcessFault, Undo,
+    change::until,
+    on_nodes::{still_there, together},
+    owner,
+};
 use crate::{
     agent::{
         node::{NodeReport, NodeReq, PodReport},
@@ -210,24 +215,9 @@ pub(super) async fn revert(cx: &FaultCx, pods: &[PodOnNode], how: ProcessFault) 
         return Ok((RevertResult::Nothing, "a crash has nothing to undo: the kubelet starts the containers again".to_owned()));
     }
     let nodes = by_node(pods).into_iter().map(|(node, pods)| revert_on(cx, node, pods, how));
-    let (mut result, mut details, mut failed) = (None, Vec::new(), None);
-    for answer in join_all(nodes).await {
-        match answer {
-            Ok((one, detail)) => {
-                details.push(detail);
-                result = Some(match (result, one) {
-                    (Some(RevertResult::Reverted), _) | (_, RevertResult::Reverted) => RevertResult::Reverted,
-                    (Some(RevertResult::Nothing), _) | (_, RevertResult::Nothing) => RevertResult::Nothing,
-                    (_, other) => other,
-                });
-            }
-            Err(e) => failed = failed.or(Some(e)),
-        }
-    }
-    match failed {
-        Some(e) => Err(e),
-        None => Ok((result.unwrap_or(RevertResult::Nothing), details.join("; "))),
-    }
+    let answers = join_all(nodes).await;
+    let (results, details): (Vec<_>, Vec<_>) = answers.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+    Ok((together(&results), details.join("; ")))
 }
 
 async fn revert_on(cx: &FaultCx, node: &str, pods: Vec<&PodOnNode>, how: ProcessFault) -> Result<(RevertResult, String), FaultError> {
