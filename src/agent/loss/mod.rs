@@ -9,7 +9,7 @@
 //! of every process before that was stopped, lets them go on. If the helper hangs, the guard ends it first.
 //!
 //! It is done in two parts. All pods' processes are stopped before the runner is answered; the runtime, the kubelet and the network follow
-//! [`ANSWER_TIME`] later, because the answer goes through them.
+//! `ANSWER_TIME` later, because the answer goes through them.
 
 pub mod guard;
 mod kernel;
