@@ -101,6 +101,7 @@ const SCANT: &str = "A simulated drill that may break less than it wants to.";
 
 impl Script {
     /// Whether its limits can be seen to be ignored: they are too small, or somebody makes more pods than were planned for.
+    #[cfg(debug_assertions)]
     pub(crate) fn is_limited(&self) -> bool {
         self.scenario["spec"]["summary"] == SCANT || matches!(self.nuisance, Nuisance::Scale(..))
     }
