@@ -203,8 +203,15 @@ impl Case<'_> {
         let fault = self.fault(spec.after.as_deref()).filter(|fault| self.is_over_at_once(*fault));
         let next = fault.and_then(|fault| self.next_strike(fault, struck));
         let until = [self.steps_ended(), next].into_iter().flatten().min();
-        if truth.next(struck, false).zip(until).is_some_and(|(bad, until)| bad >= until) {
-            real = Some(0);
+        if let Some((bad, until)) = truth.next(struck, false).zip(until)
+            && bad >= until
+        {
+            // Between two samples nobody can tell on which side of that it began: then either is right.
+            let probe = self.runner.plan.probes.get(&spec.probe)?;
+            let told = bad - until > micros(probe.every) + micros(probe.timeout);
+            if told || !real.is_some_and(|real| measured.contains(real)) {
+                real = Some(0);
+            }
         }
         let within = micros(spec.within);
         match (self.objective.outcome, real) {
