@@ -13,15 +13,19 @@ mod fault_kit;
 #[path = "fault_kit/things.rs"]
 mod things;
 
-use fault_kit::{Table, World, connect, kubeconfig};
+use fault_kit::{Table, World, connect, kubeconfig, until};
 use futures::future::join_all;
+use k8s_openapi::api::core::v1::Namespace;
 use things::{Case, KINDS, Kind};
 
 async fn there_and_back(kubeconfig: &str, kind: Kind) -> cases::Outcome {
     let w = World::on_kubelets(connect(kubeconfig).await, "kubelets").await;
     let case = Box::pin(Case::new(&w, kind)).await;
     let outcome = Box::pin(cases::nothing_left(&case)).await;
+    let (namespaces, ns) = (w.cluster.cluster_api::<Namespace>(), w.ns.clone());
     w.end().await;
+    // Its pods would be in the way of a drain.
+    until("its namespace is gone", || async { namespaces.get_opt(&ns).await.unwrap().is_none() }).await;
     outcome
 }
 
@@ -29,13 +33,15 @@ async fn there_and_back(kubeconfig: &str, kind: Kind) -> cases::Outcome {
 async fn each_api_fault_on_kubelets() {
     let Some(kubeconfig) = kubeconfig("FIREDRILL_TESTBED_KUBECONFIG", "a cluster with kubelets: tests/testbed/testbed up") else { return };
     let mut table = Table::of("kubelets");
-    // Nodes one after the other, and after all else: what is evicted should not be another case's.
-    let (nodes, others): (Vec<_>, Vec<_>) = KINDS.into_iter().partition(|(kind, _)| matches!(kind, Kind::Cordon | Kind::Drain));
+    // One after the other, and after all else: what a case looks at beside its own namespace, firedrill's and the nodes, should not be changed by
+    // another one.
+    let (alone, others): (Vec<_>, Vec<_>) =
+        KINDS.into_iter().partition(|(kind, _)| matches!(kind, Kind::Cordon | Kind::Drain | Kind::Hide));
     let outcomes = join_all(others.iter().map(|(kind, _)| there_and_back(&kubeconfig, *kind))).await;
     for ((_, name), outcome) in others.iter().zip(outcomes) {
         table.add(name, "inject, proof, revert, proof", outcome);
     }
-    for (kind, name) in nodes {
+    for (kind, name) in alone {
         table.add(name, "inject, proof, revert, proof", there_and_back(&kubeconfig, kind).await);
     }
     table.end();
