@@ -23,7 +23,7 @@ use super::{
     FaultCx, FaultError, NodeRef, Prepared, Undo,
     change::{LOOK_EVERY, until},
     cordon_node::there,
-    on_nodes::together,
+    on_nodes::{own_name, together},
     processes::ASK_LIMIT,
 };
 use crate::{
@@ -71,8 +71,7 @@ pub(super) async fn prepare(cx: &FaultCx, targets: &[ResolvedObject]) -> Result<
     if nodes.is_empty() {
         return Err(FaultError::failed("lose nodes", "the target matches no node"));
     }
-    // Names of tables have at most 255 bytes.
-    let name = format!("firedrill-{}-{:x}", cx.drill.chars().take(200).collect::<String>(), cx.clock.now().wall_us);
+    let name = own_name(cx, "firedrill-");
     Ok(Prepared { undo: Undo::NodeLoss { nodes, name }, objects })
 }
 

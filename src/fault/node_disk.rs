@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use super::{
-    FaultCx, FaultError, FillGoal, NodeDisk, NodeRef, Prepared, Undo, VolumeAct, VolumeId, change::until, cordon_node::there, on_nodes,
-};
+use super::{FaultCx, FaultError, NodeDisk, NodeRef, Prepared, Undo, VolumeId, change::until, cordon_node::there, on_nodes, volumes};
 use crate::{
     agent::{
         node::NodeReq,
@@ -20,22 +18,13 @@ use crate::{
     scenario::types::FillDisk,
 };
 
-/// How long a file's name may be, less what else is in ours.
-const LONGEST: usize = 200;
-
 pub(super) async fn prepare(cx: &FaultCx, fill: &FillDisk, targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
     let what = "fill the disk of a node";
-    let goal = match (fill.to, fill.leave) {
-        (Some(share), None) => FillGoal::Share(share),
-        (None, Some(bytes)) => FillGoal::Leave(bytes),
-        _ => return Err(FaultError::failed(what, "exactly one of `to` and `leave` is needed")),
-    };
+    let act = volumes::fill_act(fill).map_err(|why| FaultError::failed(what, why))?;
     if let Some(path) = &fill.path {
         return Err(FaultError::failed(what, format!("`path: {path}` is refused: it is the disk of the node's kubelet that is filled")));
     }
-    let act = VolumeAct::Fill { goal, over: fill.over.filter(|over| !over.0.is_zero()) };
-    let drill: String = cx.drill.chars().take(LONGEST).collect();
-    let name = format!("{OURS}{drill}-{:x}", cx.clock.now().wall_us);
+    let name = on_nodes::own_name(cx, OURS);
     let (mut at, mut objects) = (Vec::new(), Vec::new());
     for ResolvedObject { name, uid, .. } in targets {
         if there(cx, name, uid).await?.is_none() {
@@ -105,9 +94,7 @@ pub(super) async fn revert(cx: &FaultCx, at: &[NodeDisk], name: &str) -> Result<
         return Ok((RevertResult::TargetGone, gone.join("; ")));
     }
     let seen = ask(cx, Step::Revert, name, &left).await?;
-    let has = |wanted| seen.iter().any(|s| s.result == Some(wanted));
-    let result = [RevertResult::Superseded, RevertResult::Reverted].into_iter().find(|r| has(*r)).unwrap_or(RevertResult::Nothing);
-    Ok((result, gone.into_iter().chain([on_nodes::said(&seen)]).collect::<Vec<_>>().join("; ")))
+    Ok((volumes::outcome(&seen), gone.into_iter().chain([on_nodes::said(&seen)]).collect::<Vec<_>>().join("; ")))
 }
 
 /// No file of ours is on any of the disks.

@@ -142,3 +142,9 @@ pub(super) fn together(results: &[RevertResult]) -> RevertResult {
     let first = [RevertResult::Reverted, RevertResult::Nothing].into_iter().find(|result| results.contains(result));
     first.or(results.last().copied()).unwrap_or(RevertResult::Nothing)
 }
+
+/// A name for what the drill makes on nodes, which no other fault has. Names of files and of tables of nftables have at most 255 bytes.
+pub(super) fn own_name(cx: &FaultCx, prefix: &str) -> String {
+    let drill: String = cx.drill.chars().take(200).collect();
+    format!("{prefix}{drill}-{:x}", cx.clock.now().wall_us)
+}

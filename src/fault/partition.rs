@@ -13,7 +13,7 @@ use k8s_openapi::api::{
 use super::{
     Cut, FaultCx, FaultError, PodOnNode, Prepared, Undo,
     change::until,
-    on_nodes::{self, broken, said, still_there},
+    on_nodes::{self, broken, own_name, said, still_there},
     processes,
 };
 use crate::{
@@ -57,8 +57,7 @@ pub(super) async fn prepare(cx: &FaultCx, spec: &Partition, targets: &[ResolvedO
     let (direction, ports) = (spec.direction, ports.into_iter().collect::<Vec<_>>());
     let cut = |network| Cut { direction, network, ports: ports.clone() };
     let cuts = if networks.is_empty() { vec![cut(None)] } else { networks.into_iter().map(|n| cut(Some(n))).collect() };
-    // Names of tables have at most 255 bytes.
-    let name = format!("firedrill-{}-{:x}", cx.drill.chars().take(200).collect::<String>(), cx.clock.now().wall_us);
+    let name = own_name(cx, "firedrill-");
     Ok(Prepared { undo: Undo::Partition { pods, name, cuts }, objects })
 }
 

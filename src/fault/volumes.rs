@@ -11,7 +11,7 @@ use kube::ResourceExt as _;
 use super::{
     FaultCx, FaultError, FillGoal, OnVolume, PodOnNode, Prepared, Undo, VolumeAct, VolumeId,
     change::until,
-    on_nodes::{self, said},
+    on_nodes::{self, own_name, said},
     owner, processes,
 };
 use crate::{
@@ -23,11 +23,8 @@ use crate::{
     clock::Stamp,
     journal::{RevertResult, TouchedObject},
     plan::ResolvedObject,
-    scenario::types::FaultSpec,
+    scenario::types::{FaultSpec, FillDisk},
 };
-
-/// How long a file's name may be, less what else is in ours.
-const LONGEST: usize = 200;
 
 /// A volume of a pod, where a container has it.
 struct Place {
@@ -57,9 +54,7 @@ pub(super) async fn prepare(
     if path.is_some_and(|path| path.split('/').any(|part| part == "..")) {
         return Err(FaultError::failed(what, format!("`{}` is refused: a path has no `..`", path.unwrap_or_default())));
     }
-    let id = format!("{:x}", cx.clock.now().wall_us);
-    let drill: String = cx.drill.chars().take(LONGEST).collect();
-    let name = format!("{OURS}{drill}-{id}");
+    let name = own_name(cx, OURS);
     let (mut at, mut objects) = (Vec::<OnVolume>::new(), Vec::new());
     for target in targets {
         let failed = |why: String| FaultError::failed(format!("{what} of {} {}/{}", target.kind, target.namespace, target.name), why);
@@ -104,14 +99,25 @@ pub(super) async fn prepare(
     Ok(Prepared { undo: Undo::Volumes { at, name }, objects })
 }
 
+/// What filling is, on a volume and on a node's disk.
+pub(super) fn fill_act(fill: &FillDisk) -> Result<VolumeAct, String> {
+    let goal = match (fill.to, fill.leave) {
+        (Some(share), None) => FillGoal::Share(share),
+        (None, Some(bytes)) => FillGoal::Leave(bytes),
+        _ => return Err("exactly one of `to` and `leave` is needed".to_owned()),
+    };
+    Ok(VolumeAct::Fill { goal, over: fill.over.filter(|over| !over.0.is_zero()) })
+}
+
+/// What the reverts on several volumes come to: what others have changed on one of them must not go unsaid.
+pub(super) fn outcome(seen: &[VolumeSeen]) -> RevertResult {
+    let has = |wanted| seen.iter().any(|s| s.result == Some(wanted));
+    [RevertResult::Superseded, RevertResult::Reverted].into_iter().find(|r| has(*r)).unwrap_or(RevertResult::Nothing)
+}
+
 fn act(spec: &FaultSpec, below: String) -> Result<VolumeAct, String> {
     if let Some(fill) = &spec.fill_disk {
-        let goal = match (fill.to, fill.leave) {
-            (Some(share), None) => FillGoal::Share(share),
-            (None, Some(bytes)) => FillGoal::Leave(bytes),
-            _ => return Err("exactly one of `to` and `leave` is needed".to_owned()),
-        };
-        return Ok(VolumeAct::Fill { goal, over: fill.over.filter(|over| !over.0.is_zero()) });
+        return fill_act(fill);
     }
     if below.is_empty() {
         return Err("the path is a whole volume: name a file on it".to_owned());
@@ -310,9 +316,7 @@ pub(super) async fn revert(cx: &FaultCx, at: &[OnVolume], name: &str) -> Result<
     }
     let seen = ask(cx, Step::Revert, name, &there).await.map_err(|error| kept(error, &there, name))?;
     details.extend(seen.iter().map(|s| s.detail.clone()));
-    let results: Vec<RevertResult> = seen.iter().filter_map(|s| s.result).collect();
-    let of = [RevertResult::Superseded, RevertResult::Reverted].into_iter().find(|r| results.contains(r));
-    Ok((of.unwrap_or(RevertResult::Nothing), details.join("; ")))
+    Ok((outcome(&seen), details.join("; ")))
 }
 
 /// What a person has to know when nobody can reach a volume.

@@ -135,6 +135,14 @@ impl Out {
         });
     }
 
+    /// Lets through what is said to oneself.
+    fn own(&mut self, incoming: bool) {
+        let mut own = [0; 16];
+        own[..2].copy_from_slice(b"lo");
+        self.meta(if incoming { 6 } else { 7 }, &own);
+        self.verdict(1);
+    }
+
     fn rule(&mut self, number: u32, table: &str, chain: &str, inside: impl FnOnce(&mut Self)) {
         self.message(NEW_RULE, ACK | CREATE | APPEND, number, 0, |out| {
             out.text(1, table);
@@ -232,44 +240,66 @@ pub(in crate::agent) fn socket() -> Result<OwnedFd, Errno> {
 /// Makes a table of this socket's own with these rules, all at once or not at all. Gives how many rules it has.
 pub(super) fn make(socket: &OwnedFd, table: &str, cuts: &[Cut]) -> Result<usize, String> {
     let all = packets(cuts)?;
-    let mut out = Out::default();
-    out.message(BATCH_BEGIN, 0, 0, PART, |_| {});
-    out.message(NEW_TABLE, ACK | CREATE | EXCLUSIVE, 1, 0, |out| {
-        out.text(1, table);
-        out.number(2, 2);
-    });
-    let mut number = 1;
+    let mut made = Table::new(table);
     for (chain, hook, direction) in HOOKS {
-        number += 1;
-        out.message(NEW_CHAIN, ACK | CREATE | EXCLUSIVE, number, 0, |out| {
-            out.text(1, table);
+        made.chain(chain, hook, PRIORITY);
+        // What a pod says to itself is never cut.
+        made.rule(chain, |out| out.own(hook == 1));
+        for packets in all.iter().filter(|p| p.direction == direction) {
+            made.rule(chain, |out| matches(out, *packets));
+        }
+    }
+    made.make(socket)
+}
+
+/// A table of a socket's own, with chains and rules, that is made all at once or not at all.
+struct Table<'a> {
+    name: &'a str,
+    out: Out,
+    number: u32,
+    rules: usize,
+}
+
+impl<'a> Table<'a> {
+    fn new(name: &'a str) -> Self {
+        let mut out = Out::default();
+        out.message(BATCH_BEGIN, 0, 0, PART, |_| {});
+        out.message(NEW_TABLE, ACK | CREATE | EXCLUSIVE, 1, 0, |out| {
+            out.text(1, name);
+            out.number(2, 2);
+        });
+        Self { name, out, number: 1, rules: 0 }
+    }
+
+    fn chain(&mut self, chain: &str, hook: u32, priority: i32) {
+        self.number += 1;
+        self.out.message(NEW_CHAIN, ACK | CREATE | EXCLUSIVE, self.number, 0, |out| {
+            out.text(1, self.name);
             out.text(3, chain);
             out.nest(4, |out| {
                 out.number(1, hook);
-                out.bytes(2, &PRIORITY.to_be_bytes());
+                out.bytes(2, &priority.to_be_bytes());
             });
             out.number(5, 1);
             out.text(7, "filter");
         });
-        number += 1;
-        // What a pod says to itself is never cut.
-        let mut own = [0; 16];
-        own[..2].copy_from_slice(b"lo");
-        out.rule(number, table, chain, |out| {
-            out.meta(if hook == 1 { 6 } else { 7 }, &own);
-            out.verdict(1);
-        });
-        for packets in all.iter().filter(|p| p.direction == direction) {
-            number += 1;
-            out.rule(number, table, chain, |out| matches(out, *packets));
-        }
     }
-    out.message(BATCH_END, 0, number + 1, PART, |_| {});
-    ask(socket, &out.0, usize::try_from(number).unwrap_or(0)).map_err(|e| match e {
-        Errno::OPNOTSUPP | Errno::INVAL => format!("the kernel refuses the rules ({e}): it needs nftables, and Linux 5.12 or newer"),
-        e => format!("the kernel refuses the rules: {e}"),
-    })?;
-    Ok(all.len() + HOOKS.len())
+
+    fn rule(&mut self, chain: &str, inside: impl FnOnce(&mut Out)) {
+        self.number += 1;
+        self.rules += 1;
+        self.out.rule(self.number, self.name, chain, inside);
+    }
+
+    /// Has the kernel make it. Gives how many rules it has.
+    fn make(mut self, socket: &OwnedFd) -> Result<usize, String> {
+        self.out.message(BATCH_END, 0, self.number + 1, PART, |_| {});
+        ask(socket, &self.out.0, usize::try_from(self.number).unwrap_or(0)).map_err(|e| match e {
+            Errno::OPNOTSUPP | Errno::INVAL => format!("the kernel refuses the rules ({e}): it needs nftables, and Linux 5.12 or newer"),
+            e => format!("the kernel refuses the rules: {e}"),
+        })?;
+        Ok(self.rules)
+    }
 }
 
 /// What a node's own network is cut by: what comes in, what is passed on and what goes out. What comes in is looked at only once the
@@ -282,41 +312,15 @@ pub(in crate::agent) fn isolate(socket: &OwnedFd, table: &str, keep: &[SocketAdd
     if keep.is_empty() {
         return Err("no address of the API server is known: nothing was cut".to_owned());
     }
-    let mut out = Out::default();
-    out.message(BATCH_BEGIN, 0, 0, PART, |_| {});
-    out.message(NEW_TABLE, ACK | CREATE | EXCLUSIVE, 1, 0, |out| {
-        out.text(1, table);
-        out.number(2, 2);
-    });
-    let (mut number, mut rules) = (1, 0);
+    let mut made = Table::new(table);
     for (chain, hook, priority) in NODE_HOOKS {
-        number += 1;
-        out.message(NEW_CHAIN, ACK | CREATE | EXCLUSIVE, number, 0, |out| {
-            out.text(1, table);
-            out.text(3, chain);
-            out.nest(4, |out| {
-                out.number(1, hook);
-                out.bytes(2, &priority.to_be_bytes());
-            });
-            out.number(5, 1);
-            out.text(7, "filter");
-        });
-        let mut rule = |inside: &dyn Fn(&mut Out)| {
-            number += 1;
-            rules += 1;
-            out.rule(number, table, chain, inside);
-        };
+        made.chain(chain, hook, priority);
         if hook != 2 {
             let incoming = hook == 1;
-            let mut own = [0; 16];
-            own[..2].copy_from_slice(b"lo");
-            rule(&|out| {
-                out.meta(if incoming { 6 } else { 7 }, &own);
-                out.verdict(1);
-            });
+            made.rule(chain, |out| out.own(incoming));
             // Without these no IPv6 neighbour is found: solicitation and advertisement, of neighbours and of routers.
             for kind in 133..=136_u8 {
-                rule(&|out| {
+                made.rule(chain, |out| {
                     out.meta(16, &[58]);
                     out.load(2, 0, 1);
                     out.compare(&[kind]);
@@ -324,7 +328,7 @@ pub(in crate::agent) fn isolate(socket: &OwnedFd, table: &str, keep: &[SocketAdd
                 });
             }
             for peer in keep {
-                rule(&|out| {
+                made.rule(chain, |out| {
                     let (version, offset, bytes) = match peer.ip() {
                         IpAddr::V4(a) => (2, if incoming { 12 } else { 16 }, a.octets().to_vec()),
                         IpAddr::V6(a) => (10, if incoming { 8 } else { 24 }, a.octets().to_vec()),
@@ -339,17 +343,12 @@ pub(in crate::agent) fn isolate(socket: &OwnedFd, table: &str, keep: &[SocketAdd
                 });
             }
         }
-        rule(&|out| {
+        made.rule(chain, |out| {
             out.part("counter", |_| {});
             out.verdict(0);
         });
     }
-    out.message(BATCH_END, 0, number + 1, PART, |_| {});
-    ask(socket, &out.0, usize::try_from(number).unwrap_or(0)).map_err(|e| match e {
-        Errno::OPNOTSUPP | Errno::INVAL => format!("the kernel refuses the rules ({e}): it needs nftables, and Linux 5.12 or newer"),
-        e => format!("the kernel refuses the rules: {e}"),
-    })?;
-    Ok(rules)
+    made.make(socket)
 }
 
 /// Removes the table. False: there is none.
