@@ -51,10 +51,47 @@ lint() {
 # suite NAME LIMIT COMMAND…: tests that count themselves, either by a last line `N passed, N failed` or by cargo's
 # `test result:` lines. No count, no success: a suite that ran nothing or was cut short has failed.
 suite() {
-  local name=$1 limit=$2 rc=0 passed failed ignored
+  local name=$1 limit=$2 rc=0
   shift 2
   heading "$name"
   limited "$limit" "$LOGS/$name.log" "$@" || rc=$?
+  counted "$name" "$rc"
+}
+
+# beside NAME LIMIT COMMAND…: a suite whose time is virtual, begun now beside those that mostly wait: it gets what they leave of the
+# processors and nothing else. `joined` tells how it went.
+declare -A BESIDE=()
+beside() {
+  local name=$1 limit=$2
+  shift 2
+  heading "$name: begun beside what follows"
+  chrt --idle 0 timeout --kill-after=20 "$limit" "$@" </dev/null >"$LOGS/$name.log" 2>&1 &
+  BESIDE[$name]=$!
+}
+
+# joined NAME: waits for a suite that was begun beside others.
+joined() {
+  local name=$1 rc=0
+  heading "$name"
+  wait "${BESIDE[$name]}" || rc=$?
+  unset "BESIDE[$name]"
+  if [ "$rc" = 124 ] || [ "$rc" = 137 ]; then echo "took longer than its limit" >>"$LOGS/$name.log"; fi
+  cat "$LOGS/$name.log"
+  counted "$name" "$rc"
+}
+
+# ended_beside: ends what was begun beside others and not waited for.
+ended_beside() {
+  local pid
+  for pid in "${BESIDE[@]}"; do
+    # `timeout` passes it on to what it runs.
+    kill "$pid" 2>/dev/null && wait "$pid"
+  done
+}
+
+# counted NAME EXIT-CODE: what its log counts.
+counted() {
+  local name=$1 rc=$2 passed failed ignored
   read -r passed failed ignored < <(suite_counts "$LOGS/$name.log")
   if [ "$((passed + failed))" = 0 ]; then
     count "$name" 0 1 "printed no count (exit code $rc)"

@@ -349,3 +349,24 @@ async fn a_claim_is_filled_through_whoever_has_it_and_what_is_no_volume_is_refus
     }
     shop.end(&cx, Some(&before)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn files_on_a_claim_are_named_from_its_top() {
+    for fault in [json!({"corruptFile": {"target": "t", "path": "/d/a"}}), json!({"deleteFiles": {"target": "t", "path": "d/*"}})] {
+        let shop = Shop::new().await;
+        let before = shop.witness().await.unwrap();
+        let cx = shop.cx();
+        let claim: k8s_openapi::api::core::v1::PersistentVolumeClaim = shop.world.get("data-db-0").await;
+        let target = object("PersistentVolumeClaim", "data-db-0", &claim.uid().unwrap());
+        let spec: FaultSpec = serde_json::from_value(fault).unwrap();
+        let prepared = fault::prepare(&cx, &spec, std::slice::from_ref(&target)).await.unwrap();
+        assert_eq!(prepared.objects[0].kind, "PersistentVolumeClaim");
+        fault::arm(&cx, &spec, &prepared.undo).await.unwrap();
+        fault::inject(&cx, &spec, &prepared.undo).await.unwrap();
+        fault::effective(&cx, &spec, &prepared.undo, LIMIT).await.unwrap();
+        assert_ne!(shop.say("cat /data/d/a").await.as_deref(), Some("one\n"), "{spec:?}");
+        assert_eq!(shop.revert(&cx, &prepared.undo).await, RevertResult::Reverted);
+        fault::gone(&cx, &prepared.undo, LIMIT).await.unwrap();
+        shop.end(&cx, Some(&before)).await;
+    }
+}

@@ -10,11 +10,13 @@ mod fault_kit;
 #[path = "fault_kit/things.rs"]
 mod things;
 
+use std::sync::Arc;
+
 use fault_kit::{LIMIT, Table, World, until};
 use firedrill::{
-    fault::{self, Undo},
+    fault::{self, FaultCx, Undo},
     journal::RevertResult,
-    scenario::types::OwnPlace,
+    scenario::types::{BudgetPolicy, OwnPlace},
 };
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment},
@@ -207,6 +209,14 @@ async fn a_drain_asks_the_budgets_and_leaves_daemon_sets_alone() {
     assert_eq!(c.revert(&prepared.undo).await.unwrap().0, RevertResult::Reverted);
     c.gone(&prepared.undo).await.unwrap();
     assert_eq!(things::everything(&w).await, before);
+
+    // A scenario that ignores budgets is not held up.
+    let mut plan = (*c.cx.plan).clone();
+    plan.limits.budgets = BudgetPolicy::Ignore;
+    let ignoring = FaultCx { plan: Arc::new(plan), ..c.cx.clone() };
+    let undo = fault_kit::bite(&ignoring, &c.spec, &c.objects).await.unwrap();
+    c.revert(&undo).await.unwrap();
+    c.gone(&undo).await.unwrap();
 
     // Two may go by, one after the other.
     let patch = Patch::Merge(json!({"spec": {"minAvailable": 2}}));

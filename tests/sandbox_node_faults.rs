@@ -14,6 +14,7 @@ use firedrill::{
     journal::RevertResult,
     labels,
     plan::{Plan, ResolvedObject},
+    sandbox::Signal,
     scenario::types::{EnvironmentSpec, FaultSpec},
 };
 use k8s_openapi::api::{
@@ -315,6 +316,39 @@ async fn a_nodes_disk_is_filled_and_freed() {
     ran("fillNodeDisk", "inject, proof, revert, proof");
     ran("fillNodeDisk", "revert twice");
     shop.end(&cx).await;
+}
+
+/// Also by a helper that has to get onto a node whose kubelet takes in next to nobody.
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_freed_without_its_runner() {
+    for case in ["revert on another machine", "renewals stopped", "helper killed"] {
+        let shop = Shop::new(1).await;
+        let cx = shop.cx();
+        let spec: FaultSpec = serde_json::from_value(json!({"fillNodeDisk": {"target": "t", "to": "95%"}})).unwrap();
+        let prepared = fault::prepare(&cx, &spec, &shop.targets()).await.unwrap();
+        fault::arm(&cx, &spec, &prepared.undo).await.unwrap();
+        fault::inject(&cx, &spec, &prepared.undo).await.unwrap();
+        fault::effective(&cx, &spec, &prepared.undo, LIMIT).await.unwrap();
+        // Its kubelet has seen it by then.
+        tokio::time::sleep(TTL * 2).await;
+        let helpers: Api<Pod> = shop.cluster.api("firedrill");
+        let helper = helpers.list(&ListParams::default()).await.unwrap().items.pop().unwrap();
+        cx.helpers.detach().await;
+        match case {
+            "renewals stopped" => tokio::time::sleep(TTL + Duration::from_secs(2)).await,
+            "helper killed" => {
+                let container = &helper.spec.as_ref().unwrap().containers[0].name;
+                shop.world.sandbox.signal("firedrill", &helper.name_any(), container, Signal::Kill).unwrap();
+            }
+            _ => {}
+        }
+        let other = shop.cx();
+        let wanted = if case == "renewals stopped" { RevertResult::Nothing } else { RevertResult::Reverted };
+        assert_eq!(shop.revert(&other, &prepared.undo).await, wanted, "{case}");
+        fault::gone(&other, &prepared.undo, LIMIT).await.unwrap();
+        ran("fillNodeDisk", case);
+        shop.end(&other).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,10 @@
 #[expect(unreachable_pub, reason = "shared by suites, each of which is a crate of its own")]
 mod fault_kit;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fault_kit::{LIMIT, Table, World, bite, connect, ensure, kubeconfig, resolved, spec, unique, until};
 use firedrill::{
@@ -15,8 +18,8 @@ use firedrill::{
     fault::{self, FaultCx, Undo},
     journal::RevertResult,
     labels,
-    plan::ResolvedObject,
-    scenario::types::{FaultSpec, OwnPlace},
+    plan::{ResolvedObject, ResolvedTarget},
+    scenario::types::{FaultSpec, OwnPlace, Target},
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -45,7 +48,7 @@ impl Case {
     async fn new(w: World, own: OwnPlace, containers: &[&str], fault: &str) -> Self {
         let name = unique("victim");
         let main = "sleep 9001 & sleep 9002 & while :; do sleep 0.2; done";
-        let volume = ["fillDisk", "corruptFile", "deleteFiles"].contains(&fault);
+        let volume = ["fillDisk", "corruptFile", "deleteFiles", "custom"].contains(&fault);
         let (mounts, volumes) = if volume {
             let claim = json!({"metadata": {"name": name}, "spec": {
                 "accessModes": ["ReadWriteOnce"], "storageClassName": "fixed", "resources": {"requests": {"storage": "64Mi"}},
@@ -277,6 +280,48 @@ async fn undone_by_another_helper(c: &Case, fault: FaultSpec) -> Result<String, 
     Ok(said)
 }
 
+/// Commands of the scenario's own: they set a file aside, and put it back.
+fn custom() -> FaultSpec {
+    let sh = |script: &str| json!(["sh", "-c", script]);
+    spec(json!({"custom": {
+        "target": "t",
+        "inject": sh("[ ! -e /data/d/a ] || mv /data/d/a /data/aside"),
+        "effective": ["test", "!", "-e", "/data/d/a"],
+        "revert": sh("[ ! -e /data/aside ] || mv /data/aside /data/d/a"),
+        "gone": ["test", "-e", "/data/d/a"],
+    }}))
+}
+
+/// Whether the pod can look a name up, and whether it reaches the API server by its address.
+async fn finds_and_reaches(c: &Case) -> Option<(bool, bool)> {
+    let said = c
+        .say(
+            "timeout 3 getent hosts kubernetes.default.svc.cluster.local >/dev/null && echo found || echo lost
+            timeout 2 bash -c 'exec 3<>/dev/tcp/$KUBERNETES_SERVICE_HOST/443' && echo reached || echo cut",
+        )
+        .await?;
+    Some((said.contains("found"), said.contains("reached")))
+}
+
+/// Traffic with a Service alone, or look-ups of names alone, is cut; the other of the two goes on.
+async fn cut_in_part(c: &Case, fault: FaultSpec, during: (bool, bool)) -> Result<String, String> {
+    let api = Target { namespace: Some("default".to_owned()), service: Some("kubernetes".to_owned()), ..Target::default() };
+    let mut plan = (*c.cx.plan).clone();
+    plan.targets.insert("api".to_owned(), ResolvedTarget { spec: api, objects: Vec::new(), matched: 0 });
+    let cx = FaultCx { plan: Arc::new(plan), ..c.cx.clone() };
+    let before = finds_and_reaches(c).await;
+    ensure(before == Some((true, true)), format!("before the fault: {before:?}"))?;
+    let undo = bite(&cx, &fault, &c.objects()).await?;
+    let seen = finds_and_reaches(c).await;
+    ensure(seen == Some(during), format!("found and reached: {seen:?}, not {during:?}"))?;
+    let (result, said) = c.revert(&undo).await?;
+    ensure(result == RevertResult::Reverted, format!("{result:?}: {said}"))?;
+    c.gone(&undo).await?;
+    let after = finds_and_reaches(c).await;
+    ensure(after == Some((true, true)), format!("after the fault: {after:?}"))?;
+    Ok(said)
+}
+
 async fn one_container_only(c: &Case) -> Result<String, String> {
     let undo = c.bite(&freeze()).await?;
     ensure((c.witness("side").await, c.witness("main").await != 'T') == ('T', true), "not only the chosen container is stopped")?;
@@ -414,7 +459,7 @@ fn crash_keeps_its_contract() {
 
 #[test]
 fn what_else_helpers_do_keeps_its_contract() {
-    on_a_large_stack(&["signal", "fillDisk", "corruptFile", "deleteFiles", "partition"]);
+    on_a_large_stack(&["signal", "fillDisk", "corruptFile", "deleteFiles", "partition", "custom"]);
 }
 
 /// All these cases in one function are too much for the two mebibytes of a test's stack.
@@ -484,6 +529,11 @@ async fn keeps_its_contract(faults: &[&str]) {
     by_helper!("corruptFile", {"target": "t", "path": "/data/d/a"});
     by_helper!("deleteFiles", {"target": "t", "path": "/data/d/*"});
     by_helper!("partition", {"target": "t"});
+    let peers = || spec(json!({"partition": {"target": "t", "peers": ["api"]}}));
+    case!("partition", "from a Service only", &["main"], |c| cut_in_part(&c, peers(), (true, false)));
+    let dns = || spec(json!({"partition": {"target": "t", "dns": true}}));
+    case!("partition", "look-ups of names only", &["main"], |c| cut_in_part(&c, dns(), (false, true)));
+    case!("custom", "inject, proof, revert, proof", &["main"], |c| bitten_and_gone(&c, custom()));
     let namespaces = w.cluster.cluster_api::<Namespace>();
     let _ = namespaces.delete(&own.namespace, &DeleteParams::default()).await;
     w.end().await;

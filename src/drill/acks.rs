@@ -1,6 +1,9 @@
 //! Word from people: acknowledgements of manual steps, approvals, decisions on a failed runbook step.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tokio::sync::{Mutex, watch};
 
@@ -71,6 +74,8 @@ pub fn asked_in(items: &BTreeMap<String, InboxItem>) -> Vec<Question> {
 #[derive(Clone, Debug)]
 pub struct Acks {
     said: Arc<Mutex<BTreeMap<String, Ack>>>,
+    /// What was answered. Whatever else was said to that question does not answer the next one of the same step.
+    answered: Arc<Mutex<BTreeSet<String>>>,
     changed: watch::Sender<u64>,
     asked: watch::Sender<Vec<Question>>,
     /// `--auto-ack`: every question is answered with "done" at once, which the caller records as a deviation.
@@ -112,7 +117,14 @@ impl Drop for Asking<'_> {
 impl Acks {
     /// Nothing said yet.
     pub fn new(auto: bool, clock: Clock) -> Self {
-        Self { said: Arc::default(), changed: watch::Sender::new(0), asked: watch::Sender::new(Vec::new()), auto, clock }
+        Self {
+            said: Arc::default(),
+            answered: Arc::default(),
+            changed: watch::Sender::new(0),
+            asked: watch::Sender::new(Vec::new()),
+            auto,
+            clock,
+        }
     }
 
     /// What is being asked now, for a prompt.
@@ -148,11 +160,15 @@ impl Acks {
             return Some(Ack { by: crate::journal::AUTO_ACK.to_owned(), action: AckAction::Done, remark: String::new() });
         }
         let key = ack_key(&question.step);
+        if self.answered.lock().await.remove(&key) {
+            self.said.lock().await.remove(&key);
+        }
         let deadline_us = within.map(|w| self.clock.now().mono_us.saturating_add(i64::try_from(w.as_micros()).unwrap_or(i64::MAX)));
         let _asking = Asking::new(&self.asked, question);
         let mut changed = self.changed.subscribe();
         loop {
             if let Some(ack) = self.said.lock().await.remove(&key) {
+                self.answered.lock().await.insert(key);
                 return Some(ack);
             }
             let left = deadline_us.map(|d| u64::try_from(d - self.clock.now().mono_us).unwrap_or(0));
@@ -167,5 +183,27 @@ impl Acks {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(by: &str) -> Ack {
+        Ack { by: by.to_owned(), action: AckAction::Done, remark: String::new() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_answers_to_one_question_are_not_answers_to_two() {
+        let acks = Acks::new(false, Clock::virtual_at("test", 0));
+        let question = || Question { step: "3".to_owned(), text: "failed over?".to_owned(), failed_step: true };
+        // Before it is asked, a word is an answer.
+        acks.say("3", done("jane")).await;
+        assert_eq!(acks.wait(question(), Some(Dur::from_secs(1))).await, Some(done("jane")));
+        acks.say("3", done("joe")).await;
+        assert_eq!(acks.wait(question(), Some(Dur::from_secs(1))).await, None);
+        acks.say("3", done("joe")).await;
+        assert_eq!(acks.wait(question(), Some(Dur::from_secs(1))).await, Some(done("joe")));
     }
 }

@@ -1,5 +1,6 @@
 //! `drainNode`: cordons nodes and evicts what runs there, as `kubectl drain` does: by the Eviction API, so that disruption budgets
-//! have their say. Pods of DaemonSets and of the kubelet itself stay.
+//! have their say. Where the scenario ignores budgets the pods are deleted, as `kubectl drain --disable-eviction` does. Pods of
+//! DaemonSets and of the kubelet itself stay.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -21,7 +22,7 @@ use crate::{
     plan::{ResolvedObject, seen::evictable},
     scenario::{
         diag::counted,
-        types::{FaultSpec, UndoPolicy},
+        types::{BudgetPolicy, FaultSpec, UndoPolicy},
     },
 };
 
@@ -114,8 +115,14 @@ async fn evict(cx: &FaultCx, pod: &PodRef) -> Result<Option<String>, FaultError>
     cx.leave.to(&what)?;
     let only =
         DeleteParams { preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }), ..DeleteParams::default() };
-    let params = EvictParams { delete_options: Some(only), ..EvictParams::default() };
     let api: Api<Pod> = cx.cluster.api(namespace);
+    if cx.plan.limits.budgets == BudgetPolicy::Ignore {
+        return match cx.cluster.call(&what, api.delete(name, &only)).await {
+            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error.into()),
+            _ => Ok(None),
+        };
+    }
+    let params = EvictParams { delete_options: Some(only), ..EvictParams::default() };
     // Which budget it is, the API server says in the details of its answer.
     let details = Mutex::new(None);
     let call = async {

@@ -265,6 +265,10 @@ pub(super) async fn effective(cx: &FaultCx, nodes: &[NodeRef], name: &str, limit
     let (_, missed) = until(cx, "that the nodes are not ready", limit, || async {
         let mut proof = Vec::new();
         for node in nodes {
+            let seen = word(cx, &node.name, name).await?.unwrap_or_default();
+            if seen.state == LossState::Back {
+                return Err(FaultError::failed(format!("lose node {}", node.name), seen.detail));
+            }
             match there(cx, &node.name, &node.uid).await? {
                 Some(found) if is_ready(&found) => return Ok(Err(format!("node {} is still Ready", node.name))),
                 Some(found) => proof.push(format!("Ready of {} is {}", node.name, ready(&found).unwrap_or("gone"))),

@@ -269,7 +269,7 @@ fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rules
     let Some(target) = view.target.and_then(|t| plan.targets.get(t)) else { return };
     for object in target.chosen() {
         let namespace = object.namespace.as_str();
-        api::of_fault(&plan.place.firedrill.namespace, step, fault, object, why, rules);
+        api::of_fault(plan, step, fault, object, why, rules);
         if view.asks_budgets() {
             rules.all(namespace, "policy", "poddisruptionbudgets", &["list"], why);
         }

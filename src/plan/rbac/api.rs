@@ -3,15 +3,16 @@
 use super::{EXEC, Rules, owner_rules};
 use crate::{
     labels,
-    plan::types::{PlannedStep, ResolvedObject},
-    scenario::types::FaultSpec,
+    plan::types::{Plan, PlannedStep, ResolvedObject},
+    scenario::types::{BudgetPolicy, FaultSpec},
 };
 
 /// To read an object and change fields of it.
 const CHANGE: &[&str] = &["get", "patch"];
 
 /// What injecting it, watching it and its proofs need.
-pub(super) fn of_fault(own: &str, step: &PlannedStep, fault: &FaultSpec, object: &ResolvedObject, why: &str, rules: &mut Rules) {
+pub(super) fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, object: &ResolvedObject, why: &str, rules: &mut Rules) {
+    let own = plan.place.firedrill.namespace.as_str();
     of_revert(own, step, fault, object, why, rules);
     if fault.hide_secret.is_some() {
         rules.named(&object.namespace, "", "secrets", &object.name, &["delete"], why);
@@ -27,7 +28,10 @@ pub(super) fn of_fault(own: &str, step: &PlannedStep, fault: &FaultSpec, object:
         // By their node, which may carry pods of any namespace.
         rules.add(None, "", "pods", None, &["list"], why);
         for pod in &step.evicts {
-            rules.all(&pod.namespace, "", "pods/eviction", &["create"], why);
+            match plan.limits.budgets {
+                BudgetPolicy::Respect => rules.all(&pod.namespace, "", "pods/eviction", &["create"], why),
+                BudgetPolicy::Ignore => rules.all(&pod.namespace, "", "pods", &["delete"], why),
+            }
             rules.add(None, "", "namespaces", Some(&pod.namespace), &["get"], "whether drills are allowed");
         }
     }

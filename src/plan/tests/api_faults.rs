@@ -116,6 +116,9 @@ fn permissions_are_those_of_the_fault_and_of_its_revert() {
     assert_eq!(rules(&runner, Some("shop"), "pods/eviction"), ["create []"]);
     assert_eq!(rules(&dog, None, "nodes"), ["get,patch [node1]"]);
     assert_eq!(rules(&dog, Some("shop"), "pods/eviction"), Vec::<String>::new());
+    let (runner, _) = of(&node("drainNode", &json!({"nodes": 1, "pods": 2, "budgets": "ignore"})));
+    assert_eq!(rules(&runner, Some("shop"), "pods/eviction"), Vec::<String>::new());
+    assert!(rules(&runner, Some("shop"), "pods").iter().any(|rule| rule.contains("delete")));
     assert_eq!(rules(&dog, Some("shop"), "deployments"), ["get [web]"]);
 
     let limits = json!({"objects": 1, "pods": 4});

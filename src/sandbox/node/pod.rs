@@ -133,10 +133,14 @@ impl Run {
         self.reported = None;
     }
 
+    /// Whether a kubelet under pressure neither evicts nor refuses it (`IsCriticalPod`).
+    fn critical(&self) -> bool {
+        number(&self.pod.value, "/spec/priority").unwrap_or(0) >= 2_000_000_000
+    }
+
     /// Whether disk pressure may end it: neither gone already nor critical.
     pub(super) fn evictable(&self) -> bool {
-        let critical = number(&self.pod.value, "/spec/priority").unwrap_or(0) >= 2_000_000_000;
-        self.cut.is_none() && self.stopping.is_none() && !critical && self.over().is_none()
+        self.cut.is_none() && self.stopping.is_none() && !self.critical() && self.over().is_none()
     }
 
     /// Ends it for good.
@@ -212,8 +216,8 @@ impl Run {
         let next = match self.stage {
             Stage::Volumes { at, .. } | Stage::Network { at } if at > now => Some(at),
             Stage::Volumes { wait, .. } => {
-                if machine.pressed(now) {
-                    // Admission: a node under pressure takes nobody in.
+                if machine.pressed(now) && !self.critical() {
+                    // Admission: a node under pressure takes nobody else in.
                     self.evict("The node had condition: [DiskPressure]. ");
                     return Some(now);
                 }
