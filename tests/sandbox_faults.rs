@@ -20,7 +20,7 @@ use firedrill::{
 };
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment},
-    core::v1::{Pod, Secret},
+    core::v1::{Node, Pod, Secret},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -210,14 +210,6 @@ async fn a_drain_asks_the_budgets_and_leaves_daemon_sets_alone() {
     c.gone(&prepared.undo).await.unwrap();
     assert_eq!(things::everything(&w).await, before);
 
-    // A scenario that ignores budgets is not held up.
-    let mut plan = (*c.cx.plan).clone();
-    plan.limits.budgets = BudgetPolicy::Ignore;
-    let ignoring = FaultCx { plan: Arc::new(plan), ..c.cx.clone() };
-    let undo = fault_kit::bite(&ignoring, &c.spec, &c.objects).await.unwrap();
-    c.revert(&undo).await.unwrap();
-    c.gone(&undo).await.unwrap();
-
     // Two may go by, one after the other.
     let patch = Patch::Merge(json!({"spec": {"minAvailable": 2}}));
     w.cluster.api::<PodDisruptionBudget>(&w.ns).patch("all-of-them", &PatchParams::default(), &patch).await.unwrap();
@@ -226,6 +218,19 @@ async fn a_drain_asks_the_budgets_and_leaves_daemon_sets_alone() {
     let left: Vec<String> =
         pods.iter().filter(|p| p.spec.as_ref().unwrap().node_name.as_deref() == Some(&c.name)).map(|p| p.name_any()).collect();
     assert!(left.len() == 1 && left[0].starts_with("everywhere-"), "{left:?}");
+    c.revert(&undo).await.unwrap();
+    c.gone(&undo).await.unwrap();
+
+    // A scenario that ignores budgets is not held up, though this one allows nothing again.
+    let patch = Patch::Merge(json!({"spec": {"minAvailable": 3}}));
+    w.cluster.api::<PodDisruptionBudget>(&w.ns).patch("all-of-them", &PatchParams::default(), &patch).await.unwrap();
+    let mut plan = (*c.cx.plan).clone();
+    plan.limits.budgets = BudgetPolicy::Ignore;
+    let ignoring = FaultCx { plan: Arc::new(plan), ..c.cx.clone() };
+    let with_app = pods.iter().find(|p| !p.name_any().starts_with("everywhere-") && p.metadata.deletion_timestamp.is_none()).unwrap();
+    let on = with_app.spec.as_ref().unwrap().node_name.clone().unwrap();
+    let node = w.cluster.get_cluster_opt::<Node>(&on).await.unwrap().unwrap();
+    let undo = fault_kit::bite(&ignoring, &c.spec, &[fault_kit::resolved("Node", &node)]).await.unwrap();
     c.revert(&undo).await.unwrap();
     c.gone(&undo).await.unwrap();
     w.end().await;
