@@ -29,6 +29,8 @@ pub(super) enum Said {
 /// A status code and what goes with it.
 pub(super) type Done = (u16, Said);
 
+const OTHER_NAMESPACE: &str = "the namespace of the provided object does not match the namespace sent on the request";
+
 /// Who writes, by a request.
 pub(super) fn writer(ask: &Ask, place: &Place, apply: bool) -> Writer {
     Writer { manager: ask.manager(), apply, subresource: place.subresource.clone() }
@@ -62,7 +64,7 @@ impl State {
         let given = text(&value, "/metadata/namespace").to_owned();
         if kind.namespaced {
             if !given.is_empty() && given != namespace {
-                return Err(Refusal::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+                return Err(Refusal::bad_request(OTHER_NAMESPACE));
             }
             meta(&mut value).insert("namespace".to_owned(), Value::from(namespace));
         }
@@ -124,11 +126,6 @@ impl State {
     pub(super) fn update(&mut self, ask: &Ask, kind: &Arc<Kind>, place: &Place) -> Answer<Done> {
         let dry = ask.dry_run()?;
         let mut value = decode::object(ask, kind, &mut self.warnings)?;
-        let named = text(&value, "/metadata/name").to_owned();
-        if named.is_empty() {
-            let why = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", place.name);
-            return Err(Refusal::bad_request(why));
-        }
         check_name(kind, place, &value)?;
         let writer = writer(ask, place, false);
         let Some(old) = self.store.get(kind.shelf(), &key(kind, place)).cloned() else {
@@ -352,15 +349,18 @@ impl State {
     }
 }
 
-/// An object that says its own name has to say that of the address.
+/// An object that is to be written has to say the name of the address, and no other namespace.
 fn check_name(kind: &Kind, place: &Place, value: &Value) -> Answer<()> {
     let (name, namespace) = (text(value, "/metadata/name"), text(value, "/metadata/namespace"));
-    if !name.is_empty() && name != place.name {
-        let why = format!("the name of the object ({name}) does not match the name on the URL ({})", place.name);
+    if kind.namespaced && !namespace.is_empty() && namespace != place.namespace {
+        return Err(Refusal::bad_request(OTHER_NAMESPACE));
+    }
+    if name.is_empty() {
+        let why = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", place.name);
         return Err(Refusal::bad_request(why));
     }
-    if kind.namespaced && !namespace.is_empty() && namespace != place.namespace {
-        let why = format!("the namespace of the object ({namespace}) does not match the namespace on the request ({})", place.namespace);
+    if name != place.name {
+        let why = format!("the name of the object ({name}) does not match the name on the URL ({})", place.name);
         return Err(Refusal::bad_request(why));
     }
     Ok(())

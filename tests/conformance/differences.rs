@@ -38,7 +38,6 @@ pub(crate) const KNOWN_DIFFERENCES: &[(&str, Side, &str)] = &[
     ("merge_patch_of_a_wrong_type", Side::Sandbox, "a scale of a wrong type is a bad request (400)"),
     ("owner_and_finalizer_syntax", Side::Sandbox, "a finalizer without a prefix is refused for that as well, and first"),
     ("patch_and_put_with_unknown_fields", Side::Sandbox, "there are no warnings in headers"),
-    ("patch_cannot_rename", Side::Sandbox, "another name in a patch is invalid (422)"),
     ("pod_security_refuses", Side::Sandbox, "there is no Pod Security"),
     ("verbs_of_customresourcedefinitions", Side::Sandbox, "a definition goes at once, and its delete is answered with a Status"),
 ];
