@@ -216,7 +216,6 @@ impl State {
         if config.pointer("/metadata/managedFields").is_some_and(|fields| !fields.is_null()) {
             return Err(Refusal::bad_request("metadata.managedFields must be nil"));
         }
-        check_name(kind, place, &config)?;
         // Checks types, and drops what the kind does not know; defaults are nobody's.
         let mut unknown = Vec::new();
         let read = decode::typed(kind, config.clone(), Some(&mut unknown));
@@ -235,12 +234,13 @@ impl State {
             config.shift_remove("apiVersion");
             config.shift_remove("kind");
         }
-        meta(&mut config).insert("name".to_owned(), Value::from(place.name.as_str()));
         let now = self.now();
         let none = serde_json::json!({"metadata": {}});
         let force = ask.flag("force");
         let live = old.as_ref().map_or(&none, |old| &old.value);
         let merged = managed::applied(kind, live, &config, writer, force, &now)?;
+        // What is there has its name; only what is made has to bring one.
+        check_name(kind, place, &merged)?;
         let merged = decode::with_kind(kind, merged);
         let mut value = decode::typed(kind, merged, None).map_err(|misfit| patch::unfit("", &misfit.strict()))?;
         match old {
