@@ -307,35 +307,42 @@ pub(super) fn merge(schema: &Schema, live: &mut Value, config: &Value) {
     }
 }
 
-/// The configuration's order among its own items; others stay before the one that followed them.
+/// Both lists side by side: what both have comes in the configuration's order, and what only one has stays behind what it stood behind there. Where
+/// either could come first, what only the live object has does.
 fn merge_items(schema: &Schema, live: &mut Vec<Value>, config: &[Value]) {
-    let place = |items: &[Value], step: &Option<String>| items.iter().position(|item| item_step(schema, item) == *step);
+    let steps = |items: &[Value]| -> Vec<Option<String>> { items.iter().map(|item| item_step(schema, item)).collect() };
+    let (mine, theirs) = (steps(live), steps(config));
     let mut merged: Vec<Value> = Vec::with_capacity(live.len() + config.len());
-    let mut at = 0;
-    for item in config {
-        let step = item_step(schema, item);
-        if let Some(found) = place(live, &step) {
-            // What only the live object has and stands before it stays before it.
-            while at < found {
-                let step = item_step(schema, &live[at]);
-                if place(config, &step).is_none() {
-                    merged.push(live[at].clone());
-                }
+    // Of those that both have, the one whose turn it is.
+    let mut shared = theirs.iter().filter(|step| mine.contains(step)).peekable();
+    let (mut at, mut taken) = (0, 0);
+    while at < live.len() || taken < config.len() {
+        let next = theirs.get(taken);
+        match mine.get(at) {
+            Some(step) if !theirs.contains(step) => {
+                merged.push(live[at].clone());
                 at += 1;
+                continue;
             }
-            at = at.max(found + 1);
-            let mut mine = live[found].clone();
-            merge(schema.item(), &mut mine, item);
-            merged.push(mine);
-        } else {
-            merged.push(item.clone());
+            // It comes later in the configuration, or has come.
+            Some(step) if next.is_none() || next != Some(step) && shared.peek().is_some_and(|turn| *turn != step) => {
+                at += 1;
+                continue;
+            }
+            Some(step) if next == Some(step) || shared.peek().is_none() => at += 1,
+            _ => {}
         }
-    }
-    let present: Vec<Option<String>> = merged.iter().map(|item| item_step(schema, item)).collect();
-    for item in live.iter() {
-        if !present.contains(&item_step(schema, item)) {
-            merged.push(item.clone());
-        }
+        let (Some(item), Some(step)) = (config.get(taken), next) else { break };
+        merged.push(match mine.iter().position(|other| other == step) {
+            Some(found) => {
+                let mut both = live[found].clone();
+                merge(schema.item(), &mut both, item);
+                both
+            }
+            None => item.clone(),
+        });
+        taken += 1;
+        shared.next_if_eq(&step);
     }
     *live = merged;
 }
@@ -436,6 +443,26 @@ mod tests {
             {"name": "side", "image": "side:1"}, {"name": "web", "image": "web:2", "tty": true}, {"name": "new", "image": "new:1"},
         ]);
         assert_eq!(live["spec"]["containers"], wanted);
+    }
+
+    #[test]
+    fn a_merge_keeps_the_order_of_both() {
+        let schema = schema::built_in("Pod");
+        let list = |names: &str| pod(names.chars().map(|name| json!({"name": name.to_string()})).collect());
+        for (live, config, wanted) in [
+            ("m", "s", "ms"),
+            ("ms", "m", "ms"),
+            ("ab", "ba", "ba"),
+            ("abc", "ca", "bca"),
+            ("abc", "cxa", "bcxa"),
+            ("axb", "ayb", "axyb"),
+            ("", "ab", "ab"),
+            ("ab", "", "ab"),
+        ] {
+            let mut merged = list(live);
+            merge(&schema, &mut merged, &list(config));
+            assert_eq!(merged, list(wanted), "{live} and {config}");
+        }
     }
 
     #[test]
