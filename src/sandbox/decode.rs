@@ -97,8 +97,33 @@ pub(super) fn with_kind(kind: &Kind, value: Value) -> Value {
     Value::Object(whole)
 }
 
+/// Null where a text belongs is an empty text to Go.
+fn texts(kind: &Kind, value: &mut Value, depth: usize) {
+    const TEXTS: [&str; 4] = ["labels", "annotations", "matchLabels", "nodeSelector"];
+    if depth > 128 || kind.typed.is_none() {
+        return;
+    }
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                let own = depth == 0 && matches!(kind.kind.as_str(), "ConfigMap" | "Secret") && matches!(name.as_str(), "data" | "stringData");
+                match value {
+                    Value::Object(map) if own || TEXTS.contains(&name.as_str()) => {
+                        map.values_mut().filter(|text| text.is_null()).for_each(|text| *text = Value::from(""));
+                    }
+                    _ if name == "managedFields" => {}
+                    _ => texts(kind, value, depth + 1),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| texts(kind, item, depth + 1)),
+        _ => {}
+    }
+}
+
 /// As [`typed`], with a warning or an error for what is dropped, as `fieldValidation` says; `Warn` unless it says otherwise.
-pub(super) fn validated(ask: &Ask, kind: &Kind, value: Value, warnings: &mut Vec<String>) -> Result<Value, Misfit> {
+pub(super) fn validated(ask: &Ask, kind: &Kind, mut value: Value, warnings: &mut Vec<String>) -> Result<Value, Misfit> {
+    texts(kind, &mut value, 0);
     let mut unknown = Vec::new();
     let level = ask.option("fieldValidation").unwrap_or("Warn");
     let value = typed(kind, value, (level != "Ignore").then_some(&mut unknown))?;
