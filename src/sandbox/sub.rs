@@ -42,9 +42,13 @@ impl State {
             None | Some(Value::Null) => 0,
             Some(Value::Number(n)) if n.is_i64() => n.as_i64().unwrap_or(0),
             Some(other) => {
-                let why =
-                    format!("Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal {other} into Go struct field");
-                return Err(Refusal::bad_request(why));
+                let why = format!("json: cannot unmarshal {other} into Go struct field ScaleSpec.spec.replicas of type int32");
+                // A patch is told what it would have made.
+                return Err(if ask.verb == "patch" {
+                    patch::unfit(&new.to_string(), &why)
+                } else {
+                    Refusal::bad_request(format!("Scale in version \"v1\" cannot be handled as a Scale: {why}"))
+                });
             }
         };
         if replicas < 0 {

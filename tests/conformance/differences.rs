@@ -32,7 +32,6 @@ impl fmt::Display for Side {
 /// Each: a case, the side on which its assertions do not hold, and why that cannot be otherwise. Also the table of known differences
 /// in `docs/sandbox.md`.
 pub(crate) const KNOWN_DIFFERENCES: &[(&str, Side, &str)] = &[
-    ("merge_patch_of_a_wrong_type", Side::Sandbox, "a scale of a wrong type is a bad request (400)"),
     ("owner_and_finalizer_syntax", Side::Sandbox, "a finalizer without a prefix is refused for that as well, and first"),
     ("patch_and_put_with_unknown_fields", Side::Sandbox, "there are no warnings in headers"),
     ("pod_security_refuses", Side::Sandbox, "there is no Pod Security"),
