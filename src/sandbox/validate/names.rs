@@ -188,13 +188,6 @@ pub(super) fn labels_and_finalizers(kind: &Kind, value: &Value, errors: &mut Vec
         let why = format!("may not be more than {LARGEST_ANNOTATIONS} bytes");
         errors.push(FieldError::new(Wrong::TooLong, "metadata.annotations", Value::Null, why));
     }
-    for (n, finalizer) in strings(value, "/metadata/finalizers").into_iter().enumerate() {
-        if !finalizer.contains('/') && !kind.custom() && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion") {
-            let why = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.push(FieldError::invalid(format!("metadata.finalizers[{n}]"), finalizer, why));
-        }
-        qualified_name(finalizer).into_iter().for_each(|why| errors.push(FieldError::invalid("metadata.finalizers", finalizer, why)));
-    }
     let owners = value.pointer("/metadata/ownerReferences").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     for owner in owners {
         for field in ["apiVersion", "kind", "name", "uid"] {
@@ -208,5 +201,16 @@ pub(super) fn labels_and_finalizers(kind: &Kind, value: &Value, errors: &mut Vec
     if controllers > 1 {
         let why = "Only one reference can have Controller set to true";
         errors.push(FieldError::invalid("metadata.ownerReferences", json!(owners), why));
+    }
+    let finalizers = strings(value, "/metadata/finalizers");
+    for finalizer in &finalizers {
+        qualified_name(finalizer).into_iter().for_each(|why| errors.push(FieldError::invalid("metadata.finalizers", *finalizer, why)));
+    }
+    // What built-in kinds ask besides comes after what all ask.
+    for (n, finalizer) in finalizers.into_iter().enumerate() {
+        if !finalizer.contains('/') && !kind.custom() && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion") {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(format!("metadata.finalizers[{n}]"), finalizer, why));
+        }
     }
 }
