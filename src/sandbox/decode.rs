@@ -54,11 +54,8 @@ pub(super) fn object(ask: &Ask, kind: &Kind, warnings: &mut Vec<String>) -> Answ
         )));
     }
     let value = with_kind(kind, value);
-    validated(ask, kind, value, warnings).map_err(|misfit| match misfit {
-        misfit @ Misfit::Unknown(_) => Refusal::bad_request(misfit.strict()),
-        Misfit::Type(why) => {
-            Refusal::bad_request(format!("{0} in version \"{1}\" cannot be handled as a {0}: {why}", kind.kind, kind.version))
-        }
+    validated(ask, kind, value, warnings).map_err(|misfit| {
+        Refusal::bad_request(format!("{0} in version \"{1}\" cannot be handled as a {0}: {2}", kind.kind, kind.version, misfit.strict()))
     })
 }
 

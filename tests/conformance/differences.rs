@@ -32,7 +32,6 @@ impl fmt::Display for Side {
 /// Each: a case, the side on which its assertions do not hold, and why that cannot be otherwise. Also the table of known differences
 /// in `docs/sandbox.md`.
 pub(crate) const KNOWN_DIFFERENCES: &[(&str, Side, &str)] = &[
-    ("patch_and_put_with_unknown_fields", Side::Sandbox, "there are no warnings in headers"),
     ("pod_security_refuses", Side::Sandbox, "there is no Pod Security"),
     ("verbs_of_customresourcedefinitions", Side::Sandbox, "a definition goes at once, and its delete is answered with a Status"),
 ];
