@@ -5,12 +5,19 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::{
-    core::{State, as_map, map_at, strings, text},
+    core::{State, as_map, map_at, meta, strings, text},
+    delete::Options,
     kinds::{Generation, Kind},
-    refusal::{FieldError, Wrong},
+    refusal::{Answer, FieldError, Refusal, Wrong},
     schema::{self, Rules, Schema},
     store::{Key, Stored},
 };
+
+const GROUP: &str = "apiextensions.k8s.io";
+const PLURAL: &str = "customresourcedefinitions";
+const SHELF: &str = "apiextensions.k8s.io/customresourcedefinitions";
+/// What holds a definition until its objects are gone.
+const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 /// Values deeper than this are neither pruned nor checked.
 const DEEPEST: usize = 64;
@@ -65,9 +72,92 @@ pub(super) fn established(state: &mut State, stored: &Arc<Stored>) -> Arc<Stored
         return Arc::clone(stored);
     }
     let key = Key(String::new(), text(definition, "/metadata/name").to_owned());
-    state.store.put("apiextensions.k8s.io/customresourcedefinitions", &key, value);
+    state.store.put(SHELF, &key, value);
     // The answer is the object as it was written; its status follows by watch, as from a real server.
     Arc::clone(stored)
+}
+
+/// A definition as it is when the first DELETE of it is answered: it has a finalizer from then on.
+pub(super) fn marked(definition: &Value, now: &str) -> Value {
+    let mut value = definition.clone();
+    let metadata = meta(&mut value);
+    metadata.insert("deletionTimestamp".to_owned(), Value::from(now));
+    let finalizers = metadata.entry("finalizers").or_insert_with(|| json!([]));
+    if let Value::Array(finalizers) = finalizers
+        && !finalizers.iter().any(|finalizer| finalizer == CLEANUP)
+    {
+        finalizers.push(Value::from(CLEANUP));
+    }
+    let why = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    terminating(&mut value, "True", "InstanceDeletionPending", why, now);
+    value
+}
+
+fn terminating(definition: &mut Value, status: &str, reason: &str, message: &str, now: &str) {
+    let conditions = map_at(as_map(definition), "status").entry("conditions").or_insert_with(|| json!([]));
+    if let Value::Array(conditions) = conditions {
+        conditions.retain(|condition| text(condition, "/type") != "Terminating");
+        conditions
+            .push(json!({"type": "Terminating", "status": status, "lastTransitionTime": now, "reason": reason, "message": message}));
+    }
+}
+
+/// What the finalizer stands for: the objects are deleted, and with the last of them the definition goes. The real server's controller needs a
+/// moment for this; here it follows at once.
+pub(super) fn clean(state: &mut State, definition: &Value) {
+    let (group, plural) = (text(definition, "/spec/group").to_owned(), text(definition, "/spec/names/plural").to_owned());
+    let versions: Vec<String> = kinds(definition).into_iter().map(|kind| kind.version).collect();
+    let kind = versions.iter().find_map(|version| state.kinds.find(&group, version, &plural).cloned());
+    if let Some(kind) = kind {
+        let keys: Vec<Key> = state.store.list(kind.shelf(), "").map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            // Whoever has finalizers stays until they are gone, and the definition with it. That one is gone already is no matter.
+            let _ = state.delete_key(&kind, &key, &Options::default());
+        }
+    }
+    cleaned(state, &group, &plural);
+}
+
+/// Takes the finalizer from a definition that is being deleted, if there are no objects any more.
+pub(super) fn cleaned(state: &mut State, group: &str, plural: &str) {
+    let key = Key(String::new(), format!("{plural}.{group}"));
+    let Some(definition) = state.store.get(SHELF, &key).cloned() else { return };
+    let held = strings(&definition.value, "/metadata/finalizers").contains(&CLEANUP);
+    if !going(&definition.value) || !held || state.store.list(&format!("{group}/{plural}"), "").next().is_some() {
+        return;
+    }
+    let mut value = definition.value.clone();
+    let now = state.now();
+    terminating(&mut value, "False", "InstanceDeletionCompleted", "removed all instances", &now);
+    let metadata = meta(&mut value);
+    if let Some(Value::Array(finalizers)) = metadata.get_mut("finalizers") {
+        finalizers.retain(|finalizer| finalizer != CLEANUP);
+        if finalizers.is_empty() {
+            metadata.shift_remove("finalizers");
+        }
+    }
+    let kind = state.kinds.v1(GROUP, PLURAL);
+    match kind.filter(|_| strings(&value, "/metadata/finalizers").is_empty()) {
+        Some(kind) => drop(state.erase(&kind, &key, Some(value))),
+        None => drop(state.store.put(SHELF, &key, value)),
+    }
+}
+
+fn going(definition: &Value) -> bool {
+    definition.pointer("/metadata/deletionTimestamp").is_some()
+}
+
+/// Nothing is made any more of a kind whose definition is being deleted.
+///
+/// # Errors
+/// 405.
+pub(super) fn may_create(state: &State, kind: &Kind) -> Answer<()> {
+    let definition = state.store.get(SHELF, &Key(String::new(), format!("{}.{}", kind.plural, kind.group)));
+    if !kind.custom() || !definition.is_some_and(|definition| going(&definition.value)) {
+        return Ok(());
+    }
+    let why = "create not allowed while custom resource definition is terminating";
+    Err(Refusal::new(405, "MethodNotAllowed", why).about(kind, ""))
 }
 
 /// Serves a definition's kinds no more. Its objects go with it.

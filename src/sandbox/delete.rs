@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     core::{State, as_map, key, meta, seconds, strings, text},
-    decode,
+    crd, decode,
     kinds::Kind,
     read::Filter,
     refusal::{Answer, FieldError, Refusal, details, qualified, success},
@@ -114,7 +114,10 @@ impl State {
     /// 404; 409: a precondition does not hold.
     pub(super) fn delete(&mut self, ask: &Ask, kind: &Arc<Kind>, place: &Place) -> Answer<Done> {
         let options = Options::read(ask)?;
-        self.found(kind, place)?;
+        let found = self.found(kind, place)?;
+        if kind.kind == "CustomResourceDefinition" && found.value.pointer("/metadata/deletionTimestamp").is_none() {
+            return self.delete_definition(kind, &key(kind, place), &found, &options);
+        }
         Ok((
             200,
             match self.delete_key(kind, &key(kind, place), &options)? {
@@ -126,6 +129,23 @@ impl State {
                 Deleted::Gone(object) | Deleted::Marked(object) => Said::Object(object),
             },
         ))
+    }
+
+    /// The first DELETE of a definition: it is answered as it waits for its objects to go. (That of a collection knows nothing of this.)
+    fn delete_definition(&mut self, kind: &Arc<Kind>, key: &Key, old: &Arc<Stored>, options: &Options) -> Answer<Done> {
+        let (uid, version) = (text(&old.value, "/metadata/uid"), old.version.to_string());
+        for (what, wanted, found) in [("UID", &options.uid, uid), ("ResourceVersion", &options.version, &version)] {
+            if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
+                let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+                return Err(Refusal::conflict(kind, &key.1, &why));
+            }
+        }
+        let now = self.now();
+        let marked = self.commit(kind, key, crd::marked(&old.value, &now), options.dry);
+        if !options.dry {
+            crd::clean(self, &marked.value);
+        }
+        Ok((200, Said::Object(marked)))
     }
 
     /// DELETE of all objects that a selector finds.

@@ -424,5 +424,6 @@ pub(super) fn ends_with_update(kind: &Kind, old: &Value, value: &Value) -> bool 
     if kind.kind == "Namespace" {
         return value.pointer("/spec/finalizers").and_then(Value::as_array).is_none_or(Vec::is_empty);
     }
-    finalizers(old) > 0 && old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64) == Some(0)
+    // A definition is marked without a grace period.
+    finalizers(old) > 0 && old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) == 0
 }

@@ -43,6 +43,7 @@ impl State {
     /// As a real API server's: 400, 403, 404 (the namespace), 409, 422.
     pub(super) fn create(&mut self, ask: &Ask, kind: &Arc<Kind>, place: &Place) -> Answer<Done> {
         let dry = ask.dry_run()?;
+        crd::may_create(self, kind)?;
         let value = decode::object(ask, kind, &mut self.warnings)?;
         let stored = self.create_value(ask, kind, &place.namespace, value, &writer(ask, place, false), dry)?;
         Ok((201, Said::Object(stored)))
@@ -344,6 +345,8 @@ impl State {
         let gone = self.store.delete(kind.shelf(), key, last)?;
         if kind.kind == "CustomResourceDefinition" {
             crd::gone(self, &gone.value);
+        } else if kind.custom() {
+            crd::cleaned(self, &kind.group, &kind.plural);
         }
         Some(gone)
     }

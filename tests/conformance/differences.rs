@@ -33,7 +33,6 @@ impl fmt::Display for Side {
 /// in `docs/sandbox.md`.
 pub(crate) const KNOWN_DIFFERENCES: &[(&str, Side, &str)] = &[
     ("pod_security_refuses", Side::Sandbox, "there is no Pod Security"),
-    ("verbs_of_customresourcedefinitions", Side::Sandbox, "a definition goes at once, and its delete is answered with a Status"),
 ];
 
 /// The section of the docs that lists them.
