@@ -97,8 +97,7 @@ fn terminating(definition: &mut Value, status: &str, reason: &str, message: &str
     let conditions = map_at(as_map(definition), "status").entry("conditions").or_insert_with(|| json!([]));
     if let Value::Array(conditions) = conditions {
         conditions.retain(|condition| text(condition, "/type") != "Terminating");
-        conditions
-            .push(json!({"type": "Terminating", "status": status, "lastTransitionTime": now, "reason": reason, "message": message}));
+        conditions.push(json!({"type": "Terminating", "status": status, "lastTransitionTime": now, "reason": reason, "message": message}));
     }
 }
 

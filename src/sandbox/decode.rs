@@ -103,7 +103,8 @@ fn texts(kind: &Kind, value: &mut Value, depth: usize) {
     match value {
         Value::Object(map) => {
             for (name, value) in map {
-                let own = depth == 0 && matches!(kind.kind.as_str(), "ConfigMap" | "Secret") && matches!(name.as_str(), "data" | "stringData");
+                let own =
+                    depth == 0 && matches!(kind.kind.as_str(), "ConfigMap" | "Secret") && matches!(name.as_str(), "data" | "stringData");
                 match value {
                     Value::Object(map) if own || TEXTS.contains(&name.as_str()) => {
                         map.values_mut().filter(|text| text.is_null()).for_each(|text| *text = Value::from(""));

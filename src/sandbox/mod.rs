@@ -34,6 +34,7 @@ mod read;
 mod refusal;
 mod request;
 mod schema;
+mod security;
 mod serve;
 mod shell;
 mod store;

@@ -256,6 +256,7 @@ impl State {
         if !errors.is_empty() {
             return Err(Refusal::invalid(kind, &place.name, &errors));
         }
+        self.admit_secure(kind, "ephemeralcontainers", Some(&old.value), &value)?;
         if value == old.value {
             return Ok((200, Said::Object(old)));
         }

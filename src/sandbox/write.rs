@@ -112,6 +112,7 @@ impl State {
         if !errors.is_empty() {
             return Err(Refusal::invalid(kind, &name, &errors));
         }
+        self.admit_secure(kind, "", None, &value)?;
         if let Some(there) = self.store.get(kind.shelf(), &key) {
             let going = there.value.pointer("/metadata/deletionTimestamp").is_some();
             return Err(Refusal::already_exists(kind, &name, going));
@@ -316,6 +317,7 @@ impl State {
         if !errors.is_empty() {
             return Err(Refusal::invalid(kind, name, &errors));
         }
+        self.admit_secure(kind, &place.subresource, Some(&old.value), &value)?;
         self.admit_last(ask, kind, Some(&old.value), &value)?;
         let key = key(kind, place);
         if strategy::ends_with_update(kind, &old.value, &value) {

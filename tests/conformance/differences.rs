@@ -31,9 +31,7 @@ impl fmt::Display for Side {
 
 /// Each: a case, the side on which its assertions do not hold, and why that cannot be otherwise. Also the table of known differences
 /// in `docs/sandbox.md`.
-pub(crate) const KNOWN_DIFFERENCES: &[(&str, Side, &str)] = &[
-    ("pod_security_refuses", Side::Sandbox, "there is no Pod Security"),
-];
+pub(crate) const KNOWN_DIFFERENCES: &[(&str, Side, &str)] = &[];
 
 /// The section of the docs that lists them.
 const SECTION: &str = "### Cases that differ";
