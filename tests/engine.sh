@@ -3,8 +3,8 @@
 #
 #   apiserver   plan, full disk, watchdog, the contract of each API fault, the runner killed at every record, signals, Leases, a stalled API server,
 #               verdicts, and the cases that the sandbox's API server is held to; on a cluster of etcd, API server and controller-manager
-#   nodes       what faults do to real kubelets' processes, volumes, traffic, objects and nodes, and runbooks in pods; on a cluster of three nodes, on which nothing
-#               must then be left (sweep.sh)
+#   nodes       what faults do to real kubelets' processes, volumes, traffic, objects and nodes, runbooks in pods, and the cases that the sandbox's controllers
+#               and kubelets are held to; on a cluster of three nodes, on which nothing must then be left (sweep.sh)
 # Without an argument, both. Brings up clusters of its own and ends them. Needs root and what the testbed needs.
 # FIREDRILL_TEST_FULL=1: at every record what is otherwise done at a sample. Each suite's sum is cargo's line `test result: …`.
 set -uo pipefail
@@ -72,6 +72,8 @@ if [ "$part" != apiserver ]; then
   suite testbed_faults FIREDRILL_TESTBED_KUBECONFIG || failed=1
   wait "$runbook" || failed=1
   cat "$scratch"
+  # Many at once, for they mostly wait; it cordons a node.
+  suite conformance FIREDRILL_TESTBED_KUBECONFIG --test-threads 12 kubelets:: || failed=1
   # By itself: it drains a node.
   suite testbed_api_faults FIREDRILL_TESTBED_KUBECONFIG || failed=1
   # Alone: it takes nodes from under whatever else runs.

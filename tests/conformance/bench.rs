@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     answer::{Answer, NAMESPACE},
     asked::{Log, recording},
+    differences::Side,
     kinds,
     watch::Watch,
 };
@@ -47,19 +48,20 @@ pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 /// `@ns@` in paths and bodies is the namespace, and so it reads in answers.
 #[derive(Clone)]
 pub(crate) struct Bench {
+    side: Side,
     client: Client,
     namespace: String,
     users: Users,
     log: Log,
-    /// What is deleted at the end, besides the namespace.
-    later: Arc<Mutex<Vec<String>>>,
+    /// What is deleted at the end, besides the namespace; or patched, where there is a patch.
+    later: Arc<Mutex<Vec<(String, Option<Value>)>>>,
 }
 
 impl Bench {
     /// As the administrator, with the namespace made.
-    pub(crate) async fn new(namespace: String, users: Users, log: Log) -> Self {
+    pub(crate) async fn new(side: Side, namespace: String, users: Users, log: Log) -> Self {
         let client = recording(users("admin"), &log);
-        let bench = Self { client, namespace, users, log, later: Arc::default() };
+        let bench = Self { side, client, namespace, users, log, later: Arc::default() };
         bench.post("namespaces", json!({"metadata": {"name": NAMESPACE}})).await.is(201);
         bench
     }
@@ -75,6 +77,16 @@ impl Bench {
         self.client.clone()
     }
 
+    /// Where this is, for the few things that are done in another way on each side. No case asks.
+    pub(crate) fn side(&self) -> Side {
+        self.side
+    }
+
+    /// A client of which nobody keeps an account.
+    pub(crate) fn plain_client(&self) -> Client {
+        (self.users)("admin")
+    }
+
     /// The namespace's real name.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace
@@ -82,18 +94,31 @@ impl Bench {
 
     /// Deletes this when the case is over, however it ends.
     pub(crate) fn later(&self, path: &str) {
-        self.later.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+        self.later.lock().unwrap_or_else(PoisonError::into_inner).push((path.to_owned(), None));
+    }
+
+    /// Makes this merge patch when the case is over, however it ends.
+    pub(crate) fn undo(&self, path: &str, patch: Value) {
+        self.later.lock().unwrap_or_else(PoisonError::into_inner).push((path.to_owned(), Some(patch)));
     }
 
     /// The end: everything the case made goes.
     pub(crate) async fn end(&self) {
         let later = std::mem::take(&mut *self.later.lock().unwrap_or_else(PoisonError::into_inner));
-        for path in later.into_iter().rev() {
-            let answer = self.delete(&path, json!({"propagationPolicy": "Background", "gracePeriodSeconds": 0})).await;
+        for (path, patch) in later.into_iter().rev() {
+            let answer = match patch {
+                Some(patch) => self.patch(&path, MERGE, patch).await,
+                None => self.delete(&path, json!({"propagationPolicy": "Background", "gracePeriodSeconds": 0})).await,
+            };
             assert!(matches!(answer.code, 200 | 202 | 404), "{answer:?}");
         }
-        let answer = self.delete(&format!("namespaces/{NAMESPACE}"), json!({})).await;
+        let at = format!("namespaces/{NAMESPACE}");
+        let answer = self.delete(&at, json!({})).await;
         assert!(matches!(answer.code, 200 | 404 | 409), "{answer:?}");
+        // What ran in it would be in the way of others.
+        if self.side == Side::Kubelets {
+            self.gone(&at).await;
+        }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -194,14 +219,19 @@ impl Bench {
 
     /// Asks again and again until the answer is as wanted; the last one in the message if it never is.
     pub(crate) async fn until(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Value {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        self.within(PATIENCE, Duration::from_millis(50), path, wanted).await
+    }
+
+    /// As [`Self::until`], with a limit, asking this often.
+    pub(crate) async fn within(&self, limit: Duration, every: Duration, path: &str, wanted: impl Fn(&Answer) -> bool) -> Value {
+        let deadline = tokio::time::Instant::now() + limit;
         loop {
             let answer = self.get(path).await;
             if wanted(&answer) {
                 return answer.body;
             }
-            assert!(tokio::time::Instant::now() < deadline, "not within {PATIENCE:?}: {answer:?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(tokio::time::Instant::now() < deadline, "not within {limit:?}: {answer:?}");
+            tokio::time::sleep(every).await;
         }
     }
 

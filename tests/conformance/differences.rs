@@ -11,6 +11,8 @@ pub(crate) enum Side {
     Sandbox,
     /// A real API server.
     ApiServer,
+    /// A real cluster with nodes.
+    Kubelets,
 }
 
 impl Side {
@@ -19,6 +21,7 @@ impl Side {
         match self {
             Self::Sandbox => "sandbox",
             Self::ApiServer => "apiserver",
+            Self::Kubelets => "kubelets",
         }
     }
 }

@@ -5,6 +5,9 @@
 //! cluster whose user is an administrator; an API server with a controller-manager is enough (`tests/engine.sh apiserver` brings
 //! one up). Without it, it is said on standard error that those did not run.
 //!
+//! Cases of what controllers, scheduler and kubelets do need nodes: in the sandbox those of its own, and on the real side a cluster of the testbed
+//! that `FIREDRILL_TESTBED_KUBECONFIG` names (`kubelets::NAME`; `tests/engine.sh nodes`). On an API server alone they are left out, which is said, too.
+//!
 //! A case never knows which side it is on. What differs by nature is in [`differences::KNOWN_DIFFERENCES`]: such a case must fail
 //! there, so that the list stays true. [`requests`] compares what the cases ask for with what real drills have asked for.
 
@@ -14,6 +17,7 @@ mod bench;
 mod cases;
 mod differences;
 mod kinds;
+mod nodes;
 mod requests;
 mod sides;
 mod watch;
@@ -32,13 +36,18 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// A short sentence.
     pub(crate) says: &'static str,
+    /// It needs nodes and all that makes them run something.
+    pub(crate) nodes: bool,
     pub(crate) run: for<'a> fn(&'a Bench) -> BenchFuture<'a>,
 }
 
-/// `case!(function, "sentence")`: the function's name is the case's.
+/// `case!(function, "sentence")`: the function's name is the case's. `case!(nodes function, "sentence")`: it needs nodes.
 macro_rules! case {
     ($name:ident, $says:literal) => {
-        $crate::Case { name: stringify!($name), says: $says, run: |bench| Box::pin($name(bench)) }
+        $crate::Case { name: stringify!($name), says: $says, nodes: false, run: |bench| Box::pin($name(bench)) }
+    };
+    (nodes $name:ident, $says:literal) => {
+        $crate::Case { name: stringify!($name), says: $says, nodes: true, run: |bench| Box::pin($name(bench)) }
     };
 }
 pub(crate) use case;
@@ -48,20 +57,23 @@ fn main() -> ExitCode {
     let mut trials = requests::trials();
     trials.push(Trial::test("suite::the_known_differences_are_those_that_the_docs_list", differences::compare_with_docs));
     trials.push(Trial::test("suite::there_are_enough_cases_and_no_name_twice", enough));
-    let real = sides::kubeconfig();
     for case in cases::all() {
         trials.push(trial(case, Side::Sandbox, move || sides::on_sandbox(case).map(drop)));
-        if let Some(kubeconfig) = real.clone() {
-            trials.push(trial(case, Side::ApiServer, move || sides::on_api_server(case, &kubeconfig)));
+        let side = if case.nodes { Side::Kubelets } else { Side::ApiServer };
+        if let Some(kubeconfig) = sides::kubeconfig(side) {
+            trials.push(trial(case, side, move || sides::on_real(case, side, &kubeconfig)));
         }
     }
     let mut said = std::io::stderr().lock();
-    if real.is_none() && !arguments.list {
-        let _ = writeln!(
-            said,
-            "conformance: NOT RUN against a real API server, which tests/engine.sh brings up; {} cases run in the sandbox",
-            cases::all().count()
-        );
+    for (side, what) in [(Side::ApiServer, "a real API server"), (Side::Kubelets, "real kubelets")] {
+        let count = cases::all().filter(|case| case.nodes == (side == Side::Kubelets)).count();
+        if sides::kubeconfig(side).is_none() && !arguments.list {
+            let _ = writeln!(
+                said,
+                "conformance: NOT RUN against {what}, without {}: {count} cases, which run in the sandbox alone; tests/engine.sh brings a cluster up",
+                sides::variable(side)
+            );
+        }
     }
     for (case, side, why) in KNOWN_DIFFERENCES {
         let _ = writeln!(said, "conformance: known difference: {case} on the {side}: {why}");

@@ -1,4 +1,4 @@
-//! The two sides that every case runs on.
+//! The two sides that every case runs on: the sandbox, and an API server or a cluster with nodes that is real.
 
 use std::{
     any::Any,
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use firedrill::sandbox::{AuditEntry, Sandbox, SandboxOptions};
+use firedrill::sandbox::{AuditEntry, ClusterOptions, Sandbox, SandboxOptions};
 use futures::FutureExt as _;
 use kube::{
     Client, Config,
@@ -19,6 +19,7 @@ use crate::{
     Case, answer,
     asked::{Asked, Log},
     bench::{Bench, Users},
+    differences::Side,
 };
 
 /// No case takes longer, neither in real time nor in virtual.
@@ -26,9 +27,14 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// When the sandbox's clock begins: 2026-01-01T00:00:00Z.
 const BEGIN_US: i64 = 1_767_225_600_000_000;
 
-/// The cluster that the real side runs against, if one is named.
-pub(crate) fn kubeconfig() -> Option<PathBuf> {
-    std::env::var_os("FIREDRILL_TEST_KUBECONFIG").filter(|value| !value.is_empty()).map(PathBuf::from)
+/// The variable that names the kubeconfig of a real side's cluster.
+pub(crate) fn variable(side: Side) -> &'static str {
+    if side == Side::Kubelets { "FIREDRILL_TESTBED_KUBECONFIG" } else { "FIREDRILL_TEST_KUBECONFIG" }
+}
+
+/// The cluster that a real side runs against, if one is named.
+pub(crate) fn kubeconfig(side: Side) -> Option<PathBuf> {
+    std::env::var_os(variable(side)).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// What a case that ran on a sandbox has asked, by its own account and by the sandbox's audit log.
@@ -43,12 +49,18 @@ pub(crate) fn on_sandbox(case: &'static Case) -> Result<Ran, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     runtime.map_err(|error| error.to_string())?.block_on(async {
         let sandbox = Sandbox::new(SandboxOptions { seed: 1, wall_us: BEGIN_US });
+        if case.nodes {
+            sandbox.start_cluster(ClusterOptions::default());
+            for n in 1..=3 {
+                sandbox.add_node(&format!("node{n}"), &format!("zone-{n}"));
+            }
+        }
         let users: Users = {
             let sandbox = sandbox.clone();
             Arc::new(move |user| sandbox.client(user))
         };
         let log = Log::default();
-        let ended = run(case, "conf-00000001".to_owned(), users, Arc::clone(&log)).await;
+        let ended = run(case, Side::Sandbox, "conf-00000001".to_owned(), users, Arc::clone(&log)).await;
         sandbox.stop().await;
         ended?;
         let asked = log.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -71,8 +83,8 @@ fn audited(entry: &AuditEntry) -> Asked {
     Asked { verb: entry.verb.clone(), resource, patch, status: entry.code }
 }
 
-/// Runs a case on a real API server.
-pub(crate) fn on_api_server(case: &'static Case, kubeconfig: &PathBuf) -> Result<(), String> {
+/// Runs a case on a real API server, or on a real cluster with nodes.
+pub(crate) fn on_real(case: &'static Case, side: Side, kubeconfig: &PathBuf) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| error.to_string())?.block_on(async {
         let kubeconfig = Kubeconfig::read_from(kubeconfig).map_err(|error| error.to_string())?;
@@ -87,15 +99,15 @@ pub(crate) fn on_api_server(case: &'static Case, kubeconfig: &PathBuf) -> Result
             }
             Client::try_from(config).unwrap_or_else(|error| panic!("no client for {user}: {error}"))
         });
-        run(case, format!("conf-{:08x}", rand::random::<u32>()), users, Log::default()).await
+        run(case, side, format!("conf-{:08x}", rand::random::<u32>()), users, Log::default()).await
     })
 }
 
 /// Runs a case in a namespace and takes everything away afterwards, however it ended.
-async fn run(case: &'static Case, namespace: String, users: Users, log: Log) -> Result<(), String> {
+async fn run(case: &'static Case, side: Side, namespace: String, users: Users, log: Log) -> Result<(), String> {
     // What a case before it on this thread left unsaid is not this one's.
     drop(answer::wrong());
-    let bench = Bench::new(namespace, users, log).await;
+    let bench = Bench::new(side, namespace, users, log).await;
     // What a case that panics leaves behind is thrown away.
     let ended = tokio::time::timeout(LIMIT, AssertUnwindSafe((case.run)(&bench)).catch_unwind()).await;
     bench.end().await;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::answer::NAMESPACE;
 
 /// How long the next event is waited for.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A watch that is open.
 pub(crate) struct Watch {

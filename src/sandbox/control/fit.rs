@@ -265,15 +265,15 @@ impl Term<'_> {
     }
 }
 
-/// `InterPodAffinity`, and the other way round: pods that do not want this one near them.
+/// `InterPodAffinity`, in the order in which the real one asks: what the pod wants near it, what it does not, and who does not want it.
 fn neighbours(sight: &Sight, pod: &Value, node: &Value) -> Option<String> {
-    for (home, other) in sight.pods.iter().flat_map(|(home, all)| all.iter().map(move |other| (home, other))) {
-        for term in affinity_terms(&other.value, "podAntiAffinity").iter().filter(|term| term.means(pod)) {
-            let home = sight.nodes.iter().find(|n| text(&n.value, "/metadata/name") == home);
-            let there = home.map_or("", |home| label(&home.value, term.key));
-            if !there.is_empty() && there == label(node, term.key) {
-                return Some("node(s) didn't satisfy existing pods anti-affinity rules".to_owned());
-            }
+    for term in affinity_terms(pod, "podAffinity") {
+        let here = label(node, term.key);
+        let near = !here.is_empty() && sight.within(term.key, here).any(|other| term.means(&other.value));
+        // The first pod of a group that wants to be together may go anywhere.
+        let first = || !here.is_empty() && term.means(pod) && !sight.pods.values().flatten().any(|other| term.means(&other.value));
+        if !near && !first() {
+            return Some("node(s) didn't match pod affinity rules".to_owned());
         }
     }
     for term in affinity_terms(pod, "podAntiAffinity") {
@@ -282,13 +282,13 @@ fn neighbours(sight: &Sight, pod: &Value, node: &Value) -> Option<String> {
             return Some("node(s) didn't match pod anti-affinity rules".to_owned());
         }
     }
-    for term in affinity_terms(pod, "podAffinity") {
-        let here = label(node, term.key);
-        let near = !here.is_empty() && sight.within(term.key, here).any(|other| term.means(&other.value));
-        // The first pod of a group that wants to be together may go anywhere.
-        let first = || !here.is_empty() && term.means(pod) && !sight.pods.values().flatten().any(|other| term.means(&other.value));
-        if !near && !first() {
-            return Some("node(s) didn't match pod affinity rules".to_owned());
+    for (home, other) in sight.pods.iter().flat_map(|(home, all)| all.iter().map(move |other| (home, other))) {
+        for term in affinity_terms(&other.value, "podAntiAffinity").iter().filter(|term| term.means(pod)) {
+            let home = sight.nodes.iter().find(|n| text(&n.value, "/metadata/name") == home);
+            let there = home.map_or("", |home| label(&home.value, term.key));
+            if !there.is_empty() && there == label(node, term.key) {
+                return Some("node(s) didn't satisfy existing pods anti-affinity rules".to_owned());
+            }
         }
     }
     None

@@ -2,17 +2,21 @@
 
 mod applies;
 mod cluster;
+mod containers;
+mod controllers;
 mod custom;
 mod defaults;
 mod deletes;
 mod drills;
 mod invalid;
+mod jobs;
 mod lists;
 mod metadata;
 mod patches;
 mod pods;
 mod rbac;
 mod refused;
+mod security;
 mod subresources;
 mod verbs;
 mod watches;
@@ -30,6 +34,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         deletes::CASES,
         subresources::CASES,
         pods::CASES,
+        security::CASES,
         watches::CASES,
         rbac::CASES,
         invalid::CASES,
@@ -38,6 +43,9 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         custom::CASES,
         cluster::CASES,
         drills::CASES,
+        controllers::CASES,
+        jobs::CASES,
+        containers::CASES,
     ];
     all.iter().copied().flatten()
 }

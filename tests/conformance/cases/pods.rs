@@ -32,7 +32,6 @@ pub(crate) const CASES: &[Case] = &[
     case!(pod_conditions_and_phase, "a pod begins pending, without conditions, with its class of service"),
     case!(pod_quality_of_service, "the class of service follows from requests and limits"),
     case!(pod_service_account_token, "a token is mounted unless it is declined"),
-    case!(pod_security_refuses, "Pod Security refuses a privileged pod in a restricted namespace"),
 ];
 
 fn two() -> Value {
@@ -260,17 +259,4 @@ async fn pod_service_account_token(b: &Bench) {
     assert!(spec["volumes"][0]["name"].as_str().unwrap().starts_with("kube-api-access-"), "{spec}");
     let without = b.pod("b").await;
     assert_eq!((without["spec"].get("volumes"), without["spec"]["containers"][0].get("volumeMounts")), (None, None), "{without}");
-}
-
-async fn pod_security_refuses(b: &Bench) {
-    b.account().await;
-    let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
-    b.patch("namespaces/@ns@", MERGE, label).await.is(200);
-    let container = json!({"name": "main", "image": "none", "securityContext": {"privileged": true}});
-    let pod = json!({"metadata": {"name": "a"}, "spec": {"hostPID": true, "containers": [container]}});
-    let body = b.post("pods", pod).await.is(403);
-    let message = "pods \"a\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostPID=true), privileged \
-                   (container \"main\" must not set securityContext.privileged=true)";
-    assert_eq!(body["message"], message);
-    b.pod("b").await;
 }

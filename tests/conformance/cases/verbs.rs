@@ -15,6 +15,7 @@ macro_rules! each {
         pub(crate) const CASES: &[Case] = &[$(Case {
             name: stringify!($name),
             says: concat!("create, read, list, watch, replace, patch, apply and delete ", $plural),
+            nodes: false,
             run: |bench| Box::pin(every_verb(bench, named($plural), $deleted)),
         }),*];
     };
