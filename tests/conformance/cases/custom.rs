@@ -12,6 +12,7 @@ use crate::{
 
 pub(crate) const CASES: &[Case] = &[
     case!(custom_kind_appears, "a definition makes a kind that can be found, and takes it away again"),
+    case!(definition_waits_for_its_objects, "a deleted definition waits for its last object, and makes no new ones"),
     case!(custom_objects, "custom objects: create, read, list, replace, delete"),
     case!(custom_patches, "custom objects: merge and JSON patch, no strategic merge"),
     case!(custom_validation, "a custom object is checked against its schema"),
@@ -63,6 +64,39 @@ async fn custom_kind_appears(b: &Bench) {
     make(b, "a").await;
     b.delete("customresourcedefinitions/boats.@ns@.test", json!({})).await.is(200);
     b.until("customresourcedefinitions/boats.@ns@.test", |answer| answer.code == 404).await;
+    b.until(BOATS, |answer| answer.code == 404).await;
+}
+
+async fn definition_waits_for_its_objects(b: &Bench) {
+    define(b).await;
+    let mut held = boat("held", json!({"size": 1}));
+    held["metadata"]["finalizers"] = json!(["x.test/hold"]);
+    b.post(BOATS, held).await.is(201);
+    make(b, "free").await;
+    let at = "customresourcedefinitions/boats.@ns@.test";
+    let marked = b.delete(at, json!({})).await.is(200);
+    let pending = |definition: &Value, status: &str| {
+        let conditions = definition["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|one| one["type"] == "Terminating" && one["status"] == status)
+    };
+    assert!(marked["metadata"]["deletionTimestamp"].is_string() && pending(&marked, "True"), "{marked}");
+    assert_eq!(marked["metadata"]["finalizers"], json!(["customresourcecleanup.apiextensions.k8s.io"]), "{marked}");
+    b.until(&format!("{BOATS}/free"), |answer| answer.code == 404).await;
+    let left = b.until(&format!("{BOATS}/held"), |answer| answer.body["metadata"]["deletionTimestamp"].is_string()).await;
+    assert_eq!(left["metadata"]["finalizers"], json!(["x.test/hold"]), "{left}");
+    // The server may not have seen yet that it is to end.
+    let mut refused = b.post(&format!("{BOATS}?dryRun=All"), boat("late", json!({"size": 1}))).await;
+    for _ in 0..100 {
+        if refused.code != 201 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        refused = b.post(&format!("{BOATS}?dryRun=All"), boat("late", json!({"size": 1}))).await;
+    }
+    refused.refused(405, "MethodNotAllowed", "create not allowed while custom resource definition is terminating");
+    assert!(pending(&b.get(at).await.is(200), "True"));
+    b.patch(&format!("{BOATS}/held"), MERGE, json!({"metadata": {"finalizers": null}})).await.is(200);
+    b.until(at, |answer| answer.code == 404).await;
     b.until(BOATS, |answer| answer.code == 404).await;
 }
 
