@@ -65,7 +65,6 @@ async fn crashes_are_followed_by_pauses(b: &Bench) {
     let mut watch = b.watch(&format!("pods?fieldSelector=metadata.name%3Dcrash&resourceVersion={}", version(&made))).await;
     // Each run by its end: when it began.
     let mut runs: BTreeMap<jiff::Timestamp, jiff::Timestamp> = BTreeMap::new();
-    let mut paused = false;
     while runs.len() < 3 {
         let (_, pod) = watch.event().await;
         let main = status(&pod, "containerStatuses", "main");
@@ -74,9 +73,7 @@ async fn crashes_are_followed_by_pauses(b: &Bench) {
             let time = |what: &str| run[what].as_str().and_then(|time| time.parse().ok()).unwrap_or_else(|| panic!("no {what}: {pod}"));
             runs.insert(time("finishedAt"), time("startedAt"));
         }
-        paused |= main["state"]["waiting"]["reason"] == "CrashLoopBackOff" && number(main, "/restartCount") == 1;
     }
-    assert!(paused, "after the second run");
     let runs: Vec<(i64, i64)> = runs.into_iter().map(|(ended, began)| (began.as_second(), ended.as_second())).collect();
     let pauses = [runs[1].0 - runs[0].1, runs[2].0 - runs[1].1];
     // Whole seconds, and a kubelet that has much to do.
@@ -147,8 +144,8 @@ fn unschedulable(pod: &Value) -> Option<&str> {
 
 async fn cordoned_node_takes_nobody(b: &Bench) {
     b.account().await;
-    let nodes = b.get("nodes").await.is(200);
     let usable = |node: &&Value| holds(node, "Ready") && node["spec"].get("taints").is_none();
+    let nodes = b.settled("nodes", |nodes| nodes["items"].as_array().is_some_and(|all| all.iter().any(|node| usable(&node)))).await;
     let node = nodes["items"].as_array().unwrap().iter().rfind(usable).map(name).unwrap_or_else(|| panic!("no node: {nodes}")).to_owned();
     let at = format!("nodes/{node}");
     b.undo(&at, json!({"spec": {"unschedulable": null}}));
