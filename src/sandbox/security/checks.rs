@@ -72,7 +72,7 @@ fn flag(value: &Value, pointer: &str) -> Option<bool> {
 impl<'a> Pod<'a> {
     /// The names of the containers that are so.
     fn which(&self, so: impl Fn(&'a Value) -> bool) -> Vec<&'a str> {
-        self.containers.iter().copied().filter(|container| so(*container)).map(|container| text(container, "/name")).collect()
+        self.containers.iter().copied().filter(|container| so(container)).map(|container| text(container, "/name")).collect()
     }
 
     /// Those of Windows are let off some rules, from 1.25 on.
