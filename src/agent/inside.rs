@@ -226,6 +226,14 @@ pub fn user(pod: &Pod, container: Option<&str>) -> Result<(i64, Option<i64>), St
     }
 }
 
+/// Whether each container of a pod says which user it is, and that this is not 0.
+pub fn says_users(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let general = spec.security_context.as_ref().and_then(|s| s.run_as_user);
+    let user = |c: &Container| c.security_context.as_ref().and_then(|s| s.run_as_user).or(general);
+    spec.containers.iter().all(|c| user(c).is_some_and(|user| user != 0))
+}
+
 /// The status of a container that was added to a pod.
 fn status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
     pod.status.as_ref()?.ephemeral_container_statuses.iter().flatten().find(|status| status.name == name)
