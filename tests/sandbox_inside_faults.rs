@@ -6,7 +6,7 @@
 #[path = "sandbox_controllers/world.rs"]
 mod world;
 
-use std::{io::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, sync::Arc, time::Duration};
 
 use firedrill::{
     agent::inside,
@@ -14,7 +14,7 @@ use firedrill::{
     cluster::Cluster,
     fault::{self, FaultCx, Helpers, Undo},
     journal::RevertResult,
-    plan::{Plan, ResolvedObject, ResolvedTarget},
+    plan::{self, Plan, ResolvedObject, ResolvedTarget},
     sandbox::Signal,
     scenario::types::{EnvironmentSpec, FaultSpec, Target},
 };
@@ -22,7 +22,10 @@ use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{Namespace, Pod},
 };
-use kube::{ResourceExt as _, api::DeleteParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams},
+};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use world::World;
@@ -405,4 +408,74 @@ async fn in_a_restricted_namespace_the_agent_is_the_targets_user() {
     fault::gone(&cx, &undo, LIMIT).await.unwrap();
     ran("fillDisk", "a restricted namespace");
     shop.end(&cx, Some(&before)).await;
+}
+
+/// Applies what `plan --rbac` printed, as an administrator does.
+async fn grant(shop: &Shop, yaml: &str) {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(yaml).unwrap();
+    for object in objects.into_iter().filter(|object| object["kind"] != "Namespace") {
+        let version = object["apiVersion"].as_str().unwrap();
+        let (group, version) = version.split_once('/').unwrap_or(("", version));
+        let kind = object["kind"].as_str().unwrap();
+        let plural = format!("{}s", kind.to_lowercase());
+        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), &plural);
+        let client = shop.cluster.client.clone();
+        let api: Api<DynamicObject> = match object["metadata"]["namespace"].as_str() {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
+        };
+        api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rights_that_the_plan_prints_are_enough_for_runner_and_watchdog() {
+    let shop = Shop::new(false, "", None).await;
+    shop.world.patch_all::<Namespace>("shop", json!({"metadata": {"labels": {"firedrill.dev/drills": "allowed"}}})).await;
+    let own: Namespace = serde_json::from_value(json!({"metadata": {"name": "firedrill"}})).unwrap();
+    shop.cluster.cluster_api::<Namespace>().create(&PostParams::default(), &own).await.unwrap();
+    let scenario = json!({
+        "apiVersion": "firedrill.dev/v1alpha1", "kind": "Scenario", "metadata": {"name": "filling"},
+        "spec": {
+            "summary": "A volume fills up.",
+            "targets": {"t": {"namespace": "shop", "pods": "app=db", "expect": 1}},
+            "limits": {"volumes": 1, "duration": "10m"},
+            "probes": {"open": {"object": {"apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "db-0", "cel": "true"}}},
+            "steadyState": {"good": ["open"], "for": "1s", "timeout": "30s"},
+            // The environment has no node helpers: it is made from within the pod.
+            "steps": [{"name": "fill", "inject": {"fillDisk": {"target": "t", "path": "/data", "leave": "0"}}}],
+            "objectives": [{"check": {"probe": "open", "state": "good"}}],
+        },
+    });
+    let environment = json!({
+        "apiVersion": "firedrill.dev/v1alpha1", "kind": "Environment", "metadata": {"name": "sandbox"},
+        "spec": {"clusters": {"main": {"uid": shop.cluster.uid}}, "firedrill": {"nodeHelpers": false, "watchdog": {"serviceAccount": "watchdog"}}},
+    });
+    let loaded = firedrill::scenario::parse_scenario("filling.yaml", &scenario.to_string(), &[]).unwrap();
+    let environment = firedrill::scenario::parse_environment("environment.yaml", &environment.to_string()).unwrap();
+    let plan = plan::plan_on(&shop.cluster, &loaded, &environment, &BTreeMap::new(), 1).await.unwrap();
+    grant(&shop, &plan::rbac::yaml(&plan, &"User:runner".parse().unwrap())).await;
+    let plan = Arc::new(plan);
+    let cx = |user: &str| {
+        let cluster = Cluster::from_client(shop.world.sandbox.client(user), "sandbox", shop.cluster.uid.clone());
+        let helpers = Helpers::with_ttl(cluster.clone(), shop.clock.clone(), Arc::clone(&plan), "drill-1", TTL);
+        FaultCx { helpers, ..FaultCx::new(cluster, shop.clock.clone(), Arc::clone(&plan), "drill-1") }
+    };
+    let before = shop.witness().await.unwrap();
+    let runner = cx("runner");
+    let fault = serde_json::to_value(plan.steps[0].spec.inject.as_ref().unwrap()).unwrap();
+    let (_, undo) = shop.bite(&runner, &fault).await;
+    runner.helpers.detach().await;
+    // The agent of the runner's is there; and then another one is needed.
+    let watchdog = cx("system:serviceaccount:firedrill:watchdog");
+    assert_eq!(shop.revert(&watchdog, &undo).await, RevertResult::Reverted);
+    fault::gone(&watchdog, &undo, LIMIT).await.unwrap();
+    assert_eq!(watchdog.helpers.remove_all(LIMIT).await, Vec::<String>::new());
+    let again = cx("system:serviceaccount:firedrill:watchdog");
+    assert_eq!(shop.revert(&again, &undo).await, RevertResult::Nothing);
+    assert_eq!(again.helpers.remove_all(LIMIT).await, Vec::<String>::new());
+    let refused: Vec<String> = shop.world.sandbox.audit().iter().filter(|e| e.code == 403).map(|e| format!("{e:?}")).collect();
+    assert!(refused.is_empty(), "{refused:#?}");
+    assert_eq!((shop.agents().await, shop.witness().await), ((2, 0), Some(before)));
+    shop.world.stop().await;
 }

@@ -356,7 +356,7 @@ fn needs_volumes(step: &PlannedStep) -> bool {
 /// The steps whose faults need a helper on a node.
 fn helpers(plan: &Plan) -> impl Iterator<Item = &PlannedStep> {
     let on_nodes = |step: &&PlannedStep| step.spec.inject.as_ref().and_then(kinds::fault).is_some_and(|view| view.helper);
-    plan.leaf_steps().into_iter().filter(on_nodes).filter(|step| !pods::is_inside(plan, step))
+    plan.leaf_steps().into_iter().filter(on_nodes).filter(move |step| !pods::is_inside(plan, step))
 }
 
 /// The nodes on which a step's helpers work, as far as the plan knows: a claim is on whichever node has it when it is needed.

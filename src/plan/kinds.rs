@@ -2,6 +2,7 @@
 //!
 //! The structs are taken apart without `..`, so that a new kind does not compile before it has its line here.
 
+use crate::scenario::check::placements;
 use crate::scenario::types::{
     Endpoint, FaultSpec, LedgerProbe, ObjectName, Objective, OneOf as _, OwnPlace, Placement, Postgres, Probe, Scenario, ServiceRef, Step,
 };
@@ -44,7 +45,7 @@ impl FaultView<'_> {
 
     /// Whether its helper may be within the target's pod.
     pub fn works_inside(&self) -> bool {
-        matches!(self.kind, "fillDisk" | "corruptFile" | "deleteFiles" | "signal") || self.hits_all()
+        placements(self.kind).contains(&Placement::Pod)
     }
 
     /// Whether it is for every process of a container, the first one included.
@@ -424,6 +425,7 @@ mod tests {
                 "fillNodeDisk",
             ];
             assert_eq!(view.built, built.contains(kind), "{kind}");
+            assert_eq!(view.helper, placements(kind).contains(&Placement::Node), "{kind}");
         }
     }
 }
