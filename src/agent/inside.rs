@@ -125,9 +125,11 @@ impl InsideSpec {
         LinkError::NotPlaced { at: self.at(), why: why.into() }
     }
 
-    /// What tells the agents of this drill, this work and this container from others; a number follows.
+    /// What tells the agents of this drill, this work and this container from others; a number follows. Its socket is called so, too, and
+    /// pods that use their node's network share the names of those.
     fn prefix(&self) -> String {
-        let digest = hex::encode(Sha256::digest(format!("{}/{}", self.drill, self.container.as_deref().unwrap_or_default())));
+        let container = self.container.as_deref().unwrap_or_default();
+        let digest = hex::encode(Sha256::digest(format!("{}/{}/{container}", self.uid, self.drill)));
         format!("{PREFIX}{}{}-", self.work.letter(), &digest[..10])
     }
 
