@@ -81,7 +81,7 @@ impl Shop {
             "template": {
                 "metadata": {"labels": {"app": "db"}, "annotations": {"sandbox.firedrill.dev/model": "shell"}},
                 "spec": {"terminationGracePeriodSeconds": 1, "shareProcessNamespace": shared, "containers": [{
-                    "name": "main", "image": "db:1", "command": ["sh", "-c", "while :; do sleep 5; done"],
+                    "name": "main", "image": "db:1", "command": ["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 5; done"],
                     "volumeMounts": [mount, {"name": "tmp", "mountPath": "/scratch"}], "securityContext": {"runAsUser": user},
                 }], "volumes": [{"name": "tmp", "emptyDir": {}}]},
             },
@@ -357,6 +357,7 @@ async fn what_the_kernel_drops_from_inside_is_refused_and_a_signal_that_ends_the
     let prepared = fault::prepare(&cx, &spec, &shop.targets().await).await.unwrap();
     fault::arm(&cx, &spec, &prepared.undo).await.unwrap();
     fault::inject(&cx, &spec, &prepared.undo).await.unwrap();
+    shop.world.until("the container is another one", 60, "db-0", |p: &Pod| restarts(p) == 1 && ready(p)).await;
     let (_, proof) = fault::effective(&cx, &spec, &prepared.undo, LIMIT).await.unwrap();
     assert!(proof.contains("container main has ended"), "{proof}");
     assert_eq!(shop.revert(&cx, &prepared.undo).await, RevertResult::Nothing);
