@@ -226,9 +226,7 @@ async fn what_the_plan_refuses_is_told_with_its_way_out() {
     let report = look(&w, json!({"nodeHelpers": false})).await;
     let reasons: Vec<&str> =
         report.findings.iter().filter(|f| f.what == "plan" && f.verdict == Verdict::No).map(|f| f.found.as_str()).collect();
-    for part in
-        ["kubectl label namespace shop firedrill.dev/drills=allowed", "step `hang`: `freeze` cannot be made in Pod shop/web-"]
-    {
+    for part in ["kubectl label namespace shop firedrill.dev/drills=allowed", "step `hang`: `freeze` cannot be made in Pod shop/web-"] {
         assert!(reasons.iter().any(|reason| reason.contains(part)), "no `{part}` in {reasons:#?}");
     }
     assert_eq!(report.exit(), Exit::Refused);
@@ -274,7 +272,11 @@ async fn what_agents_in_pods_would_find_is_said() {
     assert!(!report.findings.iter().any(|f| f.what.starts_with("node helper")), "{report:#?}");
     // Who may only read, and a drill that needs it or does not.
     let rules = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "watch"]}]);
-    w.cluster.cluster_api().create(&PostParams::default(), &from::<ClusterRole>(json!({"metadata": {"name": "reader"}, "rules": rules}))).await.unwrap();
+    w.cluster
+        .cluster_api()
+        .create(&PostParams::default(), &from::<ClusterRole>(json!({"metadata": {"name": "reader"}, "rules": rules})))
+        .await
+        .unwrap();
     let binding = json!({"metadata": {"name": "eve"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "reader"},
                          "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "eve"}]});
     w.cluster.cluster_api::<ClusterRoleBinding>().create(&PostParams::default(), &from(binding)).await.unwrap();

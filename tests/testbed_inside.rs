@@ -143,7 +143,12 @@ impl<'a> Case<'a> {
     async fn end(self) -> Vec<String> {
         let mut left = self.cx.helpers.remove_all(LIMIT).await;
         left.extend(self.left().await);
-        let _ = self.w.cluster.api::<PersistentVolumeClaim>(&self.w.ns).delete_collection(&DeleteParams::background(), &ListParams::default()).await;
+        let _ = self
+            .w
+            .cluster
+            .api::<PersistentVolumeClaim>(&self.w.ns)
+            .delete_collection(&DeleteParams::background(), &ListParams::default())
+            .await;
         let _ = self.w.cluster.api::<Deployment>(&self.w.ns).delete_collection(&DeleteParams::background(), &ListParams::default()).await;
         left
     }
@@ -302,7 +307,8 @@ async fn keeps_its_contract() {
         };
     }
     let baseline = Wish::default();
-    let (restricted, shared, part) = (Wish { restricted: true, ..baseline }, Wish { shared: true, ..baseline }, Wish { part: true, ..baseline });
+    let (restricted, shared, part) =
+        (Wish { restricted: true, ..baseline }, Wish { shared: true, ..baseline }, Wish { part: true, ..baseline });
     let fill = || placed(json!({"fillDisk": {"target": "main", "path": "/data", "leave": "0"}}));
     for (fault, spec) in [
         ("fillDisk", fill()),
@@ -316,7 +322,10 @@ async fn keeps_its_contract() {
         case!(fault, "revert on another machine", baseline, |c| another_runner(&c, spec.clone()));
     }
     case!("fillDisk", "renewals stopped in a restricted namespace", restricted, |c| undone_by_its_agent(&c, fill()));
-    case!("corruptFile", "a part of a volume", part, |c| bitten_and_gone(&c, placed(json!({"corruptFile": {"target": "main", "path": "/data/d/a"}}))));
+    case!("corruptFile", "a part of a volume", part, |c| bitten_and_gone(
+        &c,
+        placed(json!({"corruptFile": {"target": "main", "path": "/data/d/a"}}))
+    ));
     // Not the first container: what looks runs in that one.
     let freeze = || placed(json!({"freeze": {"target": "side"}}));
     case!("freeze", "inject, proof, revert, proof", shared, |c| bitten_and_gone(&c, freeze()));

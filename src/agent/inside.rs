@@ -178,7 +178,10 @@ impl InsideSpec {
             }
             Work::Processes if shares_processes(pod) => {}
             Work::Processes => {
-                let target = self.container.as_deref().ok_or("which container's processes are meant is not said: name it in the target's `containers`")?;
+                let target = self
+                    .container
+                    .as_deref()
+                    .ok_or("which container's processes are meant is not said: name it in the target's `containers`")?;
                 container["targetContainerName"] = json!(target);
             }
         }
@@ -215,7 +218,10 @@ pub fn user(pod: &Pod, container: Option<&str>) -> Result<(i64, Option<i64>), St
         let user = own.and_then(|s| s.run_as_user).or_else(|| general.and_then(|s| s.run_as_user));
         let group = own.and_then(|s| s.run_as_group).or_else(|| general.and_then(|s| s.run_as_group));
         user.map(|user| (user, group)).ok_or_else(|| {
-            format!("container {} does not say its `runAsUser`, and an agent in a *restricted* namespace has to be of that user: say it", c.name)
+            format!(
+                "container {} does not say its `runAsUser`, and an agent in a *restricted* namespace has to be of that user: say it",
+                c.name
+            )
         })
     };
     let all = spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(|c| Some(c.name.as_str()) == container));
@@ -321,14 +327,25 @@ pub async fn place(
         Ok(Err(why)) => return Err(spec.failed(why)),
         Err(_) => {
             let waits = api.get_opt(&spec.pod).await.ok().flatten().and_then(|pod| waits_for(&pod, &name));
-            return Err(spec.failed(format!("not running within {}: {}", Dur(limit), waits.unwrap_or_else(|| "its kubelet says nothing of it".to_owned()))));
+            return Err(spec.failed(format!(
+                "not running within {}: {}",
+                Dur(limit),
+                waits.unwrap_or_else(|| "its kubelet says nothing of it".to_owned())
+            )));
         }
     }
     let link = attach(cluster, spec, &name, spec.token.clone(), clock, left()).await?;
     Ok((link, name))
 }
 
-async fn attach(cluster: &Cluster, spec: &InsideSpec, name: &str, token: String, clock: &Clock, limit: Duration) -> Result<Link, LinkError> {
+async fn attach(
+    cluster: &Cluster,
+    spec: &InsideSpec,
+    name: &str,
+    token: String,
+    clock: &Clock,
+    limit: Duration,
+) -> Result<Link, LinkError> {
     let transport = Transport::Exec {
         client: cluster.streams.clone(),
         namespace: spec.namespace.clone(),
@@ -359,7 +376,9 @@ async fn add(cluster: &Cluster, spec: &InsideSpec, leave: &Leave, deadline: toki
             Ok(_) => return Ok(name),
             Err(error) if error.is_conflict() && tokio::time::Instant::now() < deadline => {}
             // The cluster's own default is stricter than the namespace says.
-            Err(error) if error.is_forbidden() && !restricted && error.to_string().contains("PodSecurity \"restricted") => restricted = true,
+            Err(error) if error.is_forbidden() && !restricted && error.to_string().contains("PodSecurity \"restricted") => {
+                restricted = true
+            }
             Err(error) => return Err(spec.failed(error.to_string())),
         }
     }
@@ -397,12 +416,22 @@ fn waits_for(pod: &Pod, name: &str) -> Option<String> {
         [reason, message].into_iter().flatten().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ")
     };
     let waits = state.waiting.as_ref().map(|w| said(w.reason.as_deref(), w.message.as_deref()));
-    waits.or_else(|| state.terminated.as_ref().map(|t| format!("it ended with {}: {}", t.exit_code, t.message.as_deref().unwrap_or_default())))
+    waits.or_else(|| {
+        state.terminated.as_ref().map(|t| format!("it ended with {}: {}", t.exit_code, t.message.as_deref().unwrap_or_default()))
+    })
 }
 
 /// Asks all agents of a drill in the pods of a namespace to undo what they hold and to end, and waits until they have. What is left
 /// after `limit`.
-pub async fn end_all(cluster: &Cluster, namespace: &str, drill: &str, told: &[String], ttl: Duration, clock: &Clock, limit: Duration) -> Vec<String> {
+pub async fn end_all(
+    cluster: &Cluster,
+    namespace: &str,
+    drill: &str,
+    told: &[String],
+    ttl: Duration,
+    clock: &Clock,
+    limit: Duration,
+) -> Vec<String> {
     let deadline = tokio::time::Instant::now() + limit;
     let mut told = told.to_vec();
     loop {
@@ -415,7 +444,10 @@ pub async fn end_all(cluster: &Cluster, namespace: &str, drill: &str, told: &[St
         for pod in &pods {
             for name in left_in(pod, drill) {
                 let key = format!("{}/{name}", pod.name_any());
-                left.push(format!("container {name} of pod {namespace}/{} still runs; it ends by itself when nobody renews it", pod.name_any()));
+                left.push(format!(
+                    "container {name} of pod {namespace}/{} still runs; it ends by itself when nobody renews it",
+                    pod.name_any()
+                ));
                 // Of an earlier runner. Where it cannot be told, its time to live runs out.
                 if !told.contains(&key) && runs(pod, &name) {
                     told.push(key);
@@ -499,7 +531,10 @@ mod tests {
                    "capabilities": {"drop": ["ALL"], "add": ["DAC_OVERRIDE"]}, "seccompProfile": {"type": "RuntimeDefault"}})
         );
         // Neither what is the node's or the cluster's, nor what has no files; and no part of one.
-        assert_eq!(c["volumeMounts"], json!([{"name": "data", "mountPath": "/volumes/data"}, {"name": "tmp", "mountPath": "/volumes/tmp"}]));
+        assert_eq!(
+            c["volumeMounts"],
+            json!([{"name": "data", "mountPath": "/volumes/data"}, {"name": "tmp", "mountPath": "/volumes/tmp"}])
+        );
         assert_eq!(c["targetContainerName"], Value::Null);
         let c = made(Work::Processes, Some("main"), &pod(json!({})), false).unwrap();
         assert_eq!((&c["targetContainerName"], &c["volumeMounts"]), (&json!("main"), &Value::Null));
@@ -538,7 +573,8 @@ mod tests {
         let (a, b) = (spec(Work::Volumes, Some("main")).prefix(), spec(Work::Processes, Some("main")).prefix());
         assert!(a != b && a != spec(Work::Volumes, Some("side")).prefix() && is_own(&a) && a.len() < 40, "{a}");
         let container = |name: String, drill: &str| json!({"name": name, "env": [{"name": "FIREDRILL_DRILL", "value": drill}, {"name": "FIREDRILL_TOKEN", "value": "old"}]});
-        let status = |name: &str, state: Value| json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+        let status =
+            |name: &str, state: Value| json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state});
         let with = |second: Value| {
             pod(json!({
                 "spec": {"ephemeralContainers": [container(format!("{a}0"), "drill-1"), container(format!("{a}1"), "drill-1"), container("debugger".to_owned(), "drill-1")]},

@@ -557,7 +557,8 @@ mod tests {
         let proc = Proc::in_pod_at(dir.path().to_owned());
         let ids = BTreeMap::from([(ID.to_owned(), "main".to_owned()), (side, "firedrill-agent-1-0".to_owned())]);
         let pod = NodePod { uid: UID.to_owned(), name: "shop/a".to_owned(), containers: Vec::new(), ids };
-        let found: Vec<(i32, String, bool)> = proc.of_pod(&pod, proc.pids()).into_iter().map(|p| (p.ident.pid, p.container, p.init)).collect();
+        let found: Vec<(i32, String, bool)> =
+            proc.of_pod(&pod, proc.pids()).into_iter().map(|p| (p.ident.pid, p.container, p.init)).collect();
         // Number 1 is the sandbox here, 9 an exec in the agent's own container, 8 another agent.
         assert_eq!(found, [(7, "main".to_owned(), false)]);
         let first = NodePod { ids: BTreeMap::from([("9".repeat(64), "main".to_owned())]), ..pod };

@@ -121,6 +121,8 @@ pub(super) async fn watchdog(cluster: &Cluster, own: &OwnPlace, plan: Option<&Pl
     Some(match missing.unknown.first() {
         Some(first) => of(Verdict::Warning, format!("what ServiceAccount {namespace}/{name} may cannot be asked by this user: {first}"))
             .change("have it allowed to create subjectaccessreviews, or wait: the watchdog asks for itself before the first fault"),
-        None => of(Verdict::Ok, format!("ServiceAccount {namespace}/{name} has all {} permissions to revert the drill", planned.rbac.len())),
+        None => {
+            of(Verdict::Ok, format!("ServiceAccount {namespace}/{name} has all {} permissions to revert the drill", planned.rbac.len()))
+        }
     })
 }

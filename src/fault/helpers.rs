@@ -235,7 +235,9 @@ impl Helpers {
         match (home, placed) {
             (Home::Node(_), Some(_)) => return self.on(home, leave).await.map(Some),
             // One in a pod ends with what it is beside, and is not made anew for a question.
-            (Home::Pod { .. }, Some(placed)) if !matches!(&*placed.link.state().borrow(), LinkState::Ended(_)) => return Ok(Some(placed.link)),
+            (Home::Pod { .. }, Some(placed)) if !matches!(&*placed.link.state().borrow(), LinkState::Ended(_)) => {
+                return Ok(Some(placed.link));
+            }
             _ => {}
         }
         let runs = match home {

@@ -46,8 +46,9 @@ pub(super) async fn prepare(
     let seen = ask(cx, Step::Look, &spec.signal, &id, &meant).await?;
     let mut to = Vec::new();
     for (pod, seen) in pods.iter().zip(seen) {
-        let ident =
-            seen.ident.ok_or_else(|| FaultError::failed(&what, format!("the helper {} does not say which process", Home::of(pod, Work::Processes))))?;
+        let ident = seen.ident.ok_or_else(|| {
+            FaultError::failed(&what, format!("the helper {} does not say which process", Home::of(pod, Work::Processes)))
+        })?;
         to.push(SignalledProcess { pod: pod.clone(), process: spec.process.clone(), ident });
     }
     Ok(Prepared { undo: Undo::Signal { to, signal: spec.signal.clone(), id }, objects })

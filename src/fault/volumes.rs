@@ -101,7 +101,10 @@ pub(super) async fn prepare(
     let seen = ask(cx, Step::Look, &name, &at.iter().map(|on| (on.clone(), false)).collect::<Vec<_>>()).await?;
     for (on, seen) in at.iter_mut().zip(seen) {
         let (Some(id), Some(act)) = (seen.id, seen.act) else {
-            return Err(FaultError::failed(what, format!("the helper {} does not say which volume that is", Home::of(&on.pod, Work::Volumes))));
+            return Err(FaultError::failed(
+                what,
+                format!("the helper {} does not say which volume that is", Home::of(&on.pod, Work::Volumes)),
+            ));
         };
         (on.id, on.act) = (id, act);
     }
@@ -226,7 +229,10 @@ impl Place {
     fn whole(self) -> Result<Self, String> {
         let Some(part) = &self.sub_path else { return Ok(self) };
         if part.contains('$') || part.split('/').any(|part| part == "..") {
-            return Err(format!("it has `{part}` of the volume mounted at {}, and an agent in the pod does not know where on the whole volume that is", self.mount));
+            return Err(format!(
+                "it has `{part}` of the volume mounted at {}, and an agent in the pod does not know where on the whole volume that is",
+                self.mount
+            ));
         }
         let below = [part.trim_matches('/'), self.below.as_str()].into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/");
         Ok(Self { below: if self.below.is_empty() { String::new() } else { below }, sub_path: None, ..self })
@@ -383,4 +389,31 @@ pub(super) async fn gone(cx: &FaultCx, at: &[OnVolume], name: &str, limit: Durat
         Ok(Ok(proof.join("; ")))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_volume_is_found_on_the_whole_one() {
+        let place = |part: Option<&str>, below: &str| Place {
+            container: "main".to_owned(),
+            mount: "/data".to_owned(),
+            sub_path: part.map(str::to_owned),
+            claim: None,
+            name: "data".to_owned(),
+            below: below.to_owned(),
+        };
+        for (part, below, wanted) in
+            [(None, "d/a", "d/a"), (Some("pg/main"), "d/a", "pg/main/d/a"), (Some("pg/"), "a*", "pg/a*"), (Some("pg"), "", "")]
+        {
+            let whole = place(part, below).whole().unwrap();
+            assert_eq!((whole.below.as_str(), whole.sub_path), (wanted, None), "{part:?} {below}");
+        }
+        for part in ["$(POD_NAME)/pg", "../pg"] {
+            let error = place(Some(part), "a").whole().map(|_| ()).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
 }

@@ -196,7 +196,12 @@ fn a_placement_is_had_where_it_works_and_else_refused_with_its_reason() {
     assert!(!plan.rbac.iter().any(|p| p.resource == "pods/ephemeralcontainers"));
     for (spec, environment, snapshot, why) in [
         (placed(on("freeze"), Some("pod")), environment(), plain.clone(), "needs `shareProcessNamespace: true`"),
-        (placed(on("partition"), Some("pod")), environment(), plain.clone(), "`partition` needs its node, and cannot be made from within a pod"),
+        (
+            placed(on("partition"), Some("pod")),
+            environment(),
+            plain.clone(),
+            "`partition` needs its node, and cannot be made from within a pod",
+        ),
         (placed(on("podKill"), Some("pod")), environment(), plain.clone(), "`podKill` has no helper whose `placement` could be chosen"),
         (placed(fill(), Some("node")), none.clone(), plain.clone(), "`nodeHelpers: false`: allow it, or leave `placement` out"),
         (placed(fill(), None), none, seen(false, false, "restricted"), "namespace shop enforces *restricted*"),

@@ -200,7 +200,10 @@ pub(super) fn make(pod: &Value, container: &Value, images: &str, hosting: Option
     let name = text(container, "/name");
     // What annotations say of a pod is not said of an agent that is added to it.
     let own = inside::is_own(name).then(|| of_command(container));
-    let chosen = own.or_else(|| knob(pod, name, "model")).or_else(|| of_image(text(container, "/image"), images)).unwrap_or_else(|| of_command(container));
+    let chosen = own
+        .or_else(|| knob(pod, name, "model"))
+        .or_else(|| of_image(text(container, "/image"), images))
+        .unwrap_or_else(|| of_command(container));
     let program = match chosen {
         "idle" => return Ok(Box::new(idle::Idle::default())),
         "batch" => return Ok(Box::new(batch::Batch::default())),
