@@ -79,7 +79,7 @@ pub(super) async fn pods(
             return Err(refused(format!("it has no container `{missing}`; it has {}", has.into_iter().collect::<Vec<_>>().join(", "))));
         }
         let (placement, containers) = match inside {
-            Some(on) => (Placement::Pod, home::reach(&pod, containers, on).map_err(&refused)?),
+            Some(on) => (Placement::Pod, home::reach(&pod, containers, on).map_err(refused)?),
             None => (Placement::Node, containers.to_vec()),
         };
         objects.push(TouchedObject { kind: "Pod".to_owned(), namespace: namespace.clone(), name: name.clone(), uid: uid.clone() });
