@@ -81,7 +81,7 @@ pub(super) async fn inject(cx: &FaultCx, to: &[SignalledProcess], signal: &str, 
     let start = cx.clock.now();
     match ask(cx, Step::Inject, signal, id, &meant(to)).await {
         // An agent within the pod may have ended with the process that it sent the signal to; whether it has is for the proof to say.
-        Err(FaultError::Link(LinkError::Ended { .. })) if ends_with_it(to, signal) => {}
+        Err(error) if ends_with_it(to, signal) && is_lost(&error) => {}
         answer => drop(answer?),
     }
     Ok((start, cx.clock.now()))
@@ -108,6 +108,11 @@ fn ends_with_it(to: &[SignalledProcess], signal: &str) -> bool {
     !signals::stops(signal) && to.iter().any(|to| to.pod.placement == Placement::Pod)
 }
 
+/// Whether an agent did not answer as one does not that has ended: the link may learn of that late.
+const fn is_lost(error: &FaultError) -> bool {
+    matches!(error, FaultError::Link(LinkError::Ended { .. } | LinkError::TimedOut { .. }))
+}
+
 /// What became of the processes where an agent may have ended with one: the container that was seen when it was armed does not run any
 /// more. None: no agent can have.
 async fn ask_those_left(cx: &FaultCx, to: &[SignalledProcess], signal: &str, id: &str) -> Result<Option<Vec<SignalSeen>>, FaultError> {
@@ -126,7 +131,7 @@ async fn ask_those_left(cx: &FaultCx, to: &[SignalledProcess], signal: &str, id:
         } else if cx.existing_helper(&Home::of(&one.pod, Work::Processes)).await?.is_some() {
             match ask(cx, Step::Check, signal, id, &meant(std::slice::from_ref(one))).await {
                 Ok(seen) => all.extend(seen),
-                Err(FaultError::Link(LinkError::Ended { .. })) => all.push(unseen(one, &pod)),
+                Err(error) if is_lost(&error) => all.push(unseen(one, &pod)),
                 Err(error) => return Err(error),
             }
         } else {
