@@ -54,7 +54,7 @@ suite() {
 
 # What is slow to build is built before anything is up.
 cargo test --locked --no-run --test apiserver_plan --test apiserver_faults --test apiserver_full_disk --test apiserver_watchdog --test apiserver_engine \
-  --test conformance --test testbed_faults --test testbed_api_faults --test testbed_node_faults --test cluster_runbook || exit 1
+  --test conformance --test testbed_faults --test testbed_inside --test testbed_api_faults --test testbed_node_faults --test cluster_runbook || exit 1
 
 if [ "$part" != nodes ]; then
   cluster engine --mode apiserver || exit 1
@@ -70,6 +70,7 @@ if [ "$part" != apiserver ]; then
   suite cluster_runbook FIREDRILL_TEST_KUBECONFIG >"$scratch" 2>&1 &
   runbook=$!
   suite testbed_faults FIREDRILL_TESTBED_KUBECONFIG || failed=1
+  suite testbed_inside FIREDRILL_TESTBED_KUBECONFIG || failed=1
   wait "$runbook" || failed=1
   cat "$scratch"
   # Many at once, for they mostly wait; it cordons a node.

@@ -136,7 +136,16 @@ impl World {
 
     fn at(&self, act: VolumeAct) -> VolumeAt {
         let pod = NodePod { uid: UID.to_owned(), name: "shop/orders-0".to_owned(), containers: Vec::new(), ids: BTreeMap::new() };
-        VolumeAt { pod, container: "main".to_owned(), mount: self.mount(), id: None, name: NAME.to_owned(), act, of_node: false }
+        VolumeAt {
+            pod,
+            container: "main".to_owned(),
+            mount: self.mount(),
+            id: None,
+            name: NAME.to_owned(),
+            act,
+            of_node: false,
+            declared: None,
+        }
     }
 
     async fn ask(&self, step: Step, at: &VolumeAt) -> Result<VolumeSeen, String> {

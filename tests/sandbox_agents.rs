@@ -311,7 +311,8 @@ async fn a_pod_without_privileges_cannot_act_on_others() {
     });
     shop.world.create::<Pod>(pod).await;
     shop.world.until("it runs", 60, "sly", ready).await;
-    let transport = Transport::Exec { client: shop.world.sandbox.client("admin"), namespace: "shop".to_owned(), pod: "sly".to_owned() };
+    let client = shop.world.sandbox.client("admin");
+    let transport = Transport::Exec { client, namespace: "shop".to_owned(), pod: "sly".to_owned(), container: None };
     let spec = LinkSpec { drill: DRILL.to_owned(), token: "t".to_owned(), ttl: LIMIT, transport };
     let (link, _events) = Link::attach(spec, shop.clock.clone(), LIMIT).await.unwrap();
     let a: Pod = shop.world.get("a").await;

@@ -91,6 +91,8 @@ pub enum Transport {
         namespace: String,
         /// The pod.
         pod: String,
+        /// The container, where it is not the pod's only one.
+        container: Option<String>,
     },
     /// A process on this machine that runs an agent with `--stdio`. It cannot be attached to twice.
     Child {
@@ -106,7 +108,8 @@ pub enum Transport {
 impl std::fmt::Display for Transport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Exec { namespace, pod, .. } => write!(f, "pod {namespace}/{pod}"),
+            Self::Exec { namespace, pod, container: None, .. } => write!(f, "pod {namespace}/{pod}"),
+            Self::Exec { namespace, pod, container: Some(container), .. } => write!(f, "container {container} of pod {namespace}/{pod}"),
             Self::Child { program, .. } => write!(f, "process {}", program.display()),
             Self::Socket(path) => write!(f, "socket {}", path.display()),
         }

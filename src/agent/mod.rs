@@ -11,6 +11,7 @@
 //! needs neither the API server nor the network for that.
 
 pub mod host;
+pub mod inside;
 pub mod link;
 pub mod loss;
 pub mod node;
@@ -21,6 +22,7 @@ pub mod processes;
 pub mod protocol;
 pub mod server;
 pub mod signals;
+pub mod socket;
 pub mod volume;
 pub mod watchdog;
 mod wire;

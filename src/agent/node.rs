@@ -9,6 +9,8 @@
 //! of the kubelet, `kubectl exec`) is left to run: stopping a process of the runtime half way into the container would keep
 //! its shim from reporting that the container ended, and so hold the kubelet up as well.
 //!
+//! The same helper runs within a pod ([`super::inside`]), and acts on nothing but that pod there.
+//!
 //! **Crash** sends SIGKILL, the first process of each process namespace first (its end takes the rest at once), until none of
 //! them is left. Held, it looks again every 20 ms and kills whatever runs in the chosen containers by then.
 
@@ -23,6 +25,7 @@ use serde_json::Value;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
+    inside,
     loss::{LossAt, Losses, Means},
     partition::{PartitionAt, Partitions, PartitionsReport},
     processes::{Ident, NodePod, Proc, Process, State},
@@ -219,6 +222,10 @@ impl Node {
 
     async fn answer(&mut self, request: NodeReq) -> Result<Value, String> {
         let start = Instant::now();
+        let inside = self.proc.inside();
+        if inside && matches!(request, NodeReq::Host | NodeReq::Loss { .. } | NodeReq::Partitions { .. }) {
+            return Err("refused: an agent within a pod has no power over its node or its traffic".to_owned());
+        }
         if request == NodeReq::Host {
             return json(&self.proc.host());
         }
@@ -229,8 +236,9 @@ impl Node {
         if pods.is_empty() {
             return Err("no pods were named".to_owned());
         }
-        if let Some(own) = pods.iter().find(|p| p.uid == self.own_uid || p.uid.is_empty()) {
-            return Err(format!("refused: {} is the helper's own pod, or has no uid", own.name));
+        if let Some(other) = pods.iter().find(|p| (p.uid == self.own_uid) != inside || p.uid.is_empty()) {
+            let why = if inside { "is not the pod that the agent is in" } else { "is the helper's own pod, or has no uid" };
+            return Err(format!("refused: {} {why}", other.name));
         }
         let pods = match request {
             NodeReq::Look { pods } => pods.iter().map(|p| self.look(p)).collect(),
@@ -277,8 +285,15 @@ impl Node {
         let pids = self.proc.pids();
         for pod in pods {
             let same = self.acts.get(&pod.uid).is_some_and(|a| a.how == how);
-            if !same && self.proc.of_pod(pod, pids.iter().copied()).is_empty() {
+            let found = self.proc.of_pod(pod, pids.iter().copied());
+            if !same && found.is_empty() {
                 return Err(format!("pod {} has no process in the chosen containers on this node: nothing was done", pod.name));
+            }
+            if self.proc.inside()
+                && let Some(first) = found.iter().find(|p| p.init)
+            {
+                let signal = if how == ProcessFault::Freeze { "SIGSTOP" } else { "SIGKILL" };
+                return Err(inside::dropped(&format!("process {} of {}", first.ident.pid, pod.name), signal));
             }
         }
         for pod in pods {

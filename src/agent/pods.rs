@@ -341,7 +341,8 @@ pub async fn place(
             }
         }
         let token = token_of(&pod).unwrap_or_else(|| spec.token.clone());
-        let transport = Transport::Exec { client: cluster.streams.clone(), namespace: namespace.clone(), pod: name.clone() };
+        let transport =
+            Transport::Exec { client: cluster.streams.clone(), namespace: namespace.clone(), pod: name.clone(), container: None };
         let left = deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_secs(5));
         let link = LinkSpec { drill: spec.drill.clone(), token, ttl: spec.ttl, transport };
         tokio::select! {

@@ -4,7 +4,10 @@
 //! cgroupfs and systemd); no container runtime is asked. Which container of the pod a process belongs to is said by the pod's
 //! status (container ids, sent by the runner) and by its mounts: the kubelet mounts
 //! `…/pods/<uid>/containers/<name>/<random>` as the termination log into every container but the sandbox. What neither of them
-//! names (the sandbox, a container that is just being made) is never touched.
+//! names (the sandbox, a container that is just being made) is never touched, nor are containers of agents in pods.
+//!
+//! An agent within a pod sees processes of that pod only, and not the pod's uid in their cgroups where those have a namespace of their
+//! own: there the containers' ids alone tell, and what is in the agent's own cgroup is the agent's.
 //!
 //! A process is identified by its number *and* its start time, and signalled through a pidfd opened before the start time is
 //! compared, so that a number that was given away again in between hits nobody.
@@ -24,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     host::Host,
+    inside,
     loss::NodeProcess,
     partition::{Cutting, PartitionAt},
     volume::{Volume, VolumeAt},
@@ -84,6 +88,8 @@ pub enum State {
 pub trait Table: Send + Sync + std::fmt::Debug {
     /// All process numbers.
     fn pids(&self) -> BTreeSet<i32>;
+    /// Whether it is seen from within a pod, not from its node.
+    fn inside(&self) -> bool;
     /// How a process is.
     fn state(&self, ident: Ident) -> State;
     /// All processes that live in the containers of a pod, of these numbers.
@@ -147,7 +153,25 @@ impl Default for Proc {
 impl Proc {
     /// Another `/proc`: for tests.
     pub const fn at(root: PathBuf) -> Self {
-        Self::Kernel(Kernel { root })
+        Self::Kernel(Kernel { root, inside: false })
+    }
+
+    /// What an agent sees from within a pod.
+    pub fn in_pod() -> Self {
+        Self::in_pod_at(PathBuf::from("/proc"))
+    }
+
+    /// The same with another `/proc`: for tests.
+    pub const fn in_pod_at(root: PathBuf) -> Self {
+        Self::Kernel(Kernel { root, inside: true })
+    }
+
+    /// Whether it is seen from within a pod: signals that a first process has no handler for are dropped then, SIGKILL and SIGSTOP too.
+    pub fn inside(&self) -> bool {
+        match self {
+            Self::Kernel(kernel) => kernel.inside,
+            Self::Table(table) => table.inside(),
+        }
     }
 
     /// All process numbers.
@@ -173,6 +197,8 @@ impl Proc {
             Self::Table(table) => table.of_pod(pod, &pids.into_iter().collect()),
         };
         found.retain(|p| p.state != State::Dead && (pod.containers.is_empty() || pod.containers.contains(&p.container)));
+        // Whatever is chosen, it is never what undoes the fault.
+        found.retain(|p| !inside::is_own(&p.container));
         found.sort_by_key(|p| (!p.init, p.ident));
         found
     }
@@ -254,6 +280,8 @@ impl Masks {
 #[derive(Debug, Clone)]
 pub struct Kernel {
     pub(super) root: PathBuf,
+    /// It is a pod's, seen from within.
+    pub(super) inside: bool,
 }
 
 impl Kernel {
@@ -267,9 +295,13 @@ impl Kernel {
         fs::read(self.root.join(pid.to_string()).join(file)).ok().map(|b| String::from_utf8_lossy(&b).into_owned())
     }
 
-    /// The container id of a process if it is in a container of the pod with this uid.
-    fn container_id(&self, pid: i32, uid: &str) -> Option<String> {
-        container_in_cgroups(&self.read(pid, "cgroup")?, uid)
+    /// The container id of a process if it is in a container of the pod with this uid. `own` are the cgroups of the one who asks.
+    fn container_id(&self, pid: i32, uid: &str, own: &str) -> Option<String> {
+        let text = self.read(pid, "cgroup")?;
+        if !self.inside {
+            return container_in_cgroups(&text, uid);
+        }
+        if text == own { None } else { any_container(&text) }
     }
 
     /// The process of a number, now.
@@ -310,18 +342,19 @@ impl Kernel {
 
     /// All processes in named containers of a pod.
     pub(super) fn of_pod(&self, pod: &NodePod, pids: impl IntoIterator<Item = i32>) -> Vec<Process> {
-        let own = i32::try_from(std::process::id()).unwrap_or(0);
+        let own = own_pid();
+        let cgroups = if self.inside { self.read(own, "cgroup").unwrap_or_default() } else { String::new() };
         let mut names: BTreeMap<String, Option<String>> = BTreeMap::new();
         let mut found = Vec::new();
         for pid in pids.into_iter().filter(|p| *p != own) {
-            let Some(id) = self.container_id(pid, &pod.uid) else { continue };
+            let Some(id) = self.container_id(pid, &pod.uid, &cgroups) else { continue };
             let Some(stat) = self.read(pid, "stat").as_deref().and_then(parse_stat) else { continue };
             let name = names.entry(id.clone()).or_insert_with(|| pod.ids.get(&id).cloned());
             if name.is_none() {
                 *name = self.read(pid, "mountinfo").and_then(|m| container_in_mounts(&m, &pod.uid));
             }
             let ident = Ident { pid, start: stat.start };
-            let init = self.read(pid, "status").is_some_and(|s| namespace_init(&s));
+            let init = if self.inside { pid == 1 } else { self.read(pid, "status").is_some_and(|s| namespace_init(&s)) };
             found.push(Process { ident, comm: stat.comm, id, container: String::new(), state: self.state(ident), init });
         }
         found.retain_mut(|p| match names.get(&p.id) {
@@ -370,6 +403,11 @@ impl Kernel {
             Err(e) => Err(refused(e)),
         }
     }
+}
+
+/// This process's number, where it looks from.
+pub(super) fn own_pid() -> i32 {
+    i32::try_from(std::process::id()).unwrap_or(0)
 }
 
 pub(super) struct Stat {
@@ -424,6 +462,16 @@ fn container_in_cgroups(text: &str, uid: &str) -> Option<String> {
     })
 }
 
+/// The container id in `/proc/<pid>/cgroup`, of whatever pod: as it is seen from within one, `0::/../cri-containerd-<id>.scope`.
+fn any_container(text: &str) -> Option<String> {
+    text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/')).find_map(|segment| {
+        let id = segment.strip_suffix(".scope").unwrap_or(segment);
+        let id = id.rsplit_once('-').map_or(id, |(_, id)| id);
+        // The last part of a pod's uid has 12 digits.
+        (id.len() >= 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) && !segment.contains("conmon")).then(|| id.to_owned())
+    })
+}
+
 /// The container's name in `/proc/<pid>/mountinfo`: the source of its termination log.
 fn container_in_mounts(text: &str, uid: &str) -> Option<String> {
     let marker = format!("/pods/{uid}/containers/");
@@ -472,6 +520,49 @@ mod tests {
             assert_eq!(container_in_cgroups(&text, UID), None, "{text}");
         }
         assert_eq!(container_in_cgroups(&format!("0::/kubepods/pod/{ID}"), ""), None);
+    }
+
+    #[test]
+    fn from_within_a_pod_the_container_alone_tells() {
+        let under = UID.replace('-', "_");
+        for text in [
+            format!("0::/../{ID}\n"),
+            format!("0::/../cri-containerd-{ID}.scope\n"),
+            format!("9:name=systemd:/\n4:memory:/testbed1/kubepods/burstable/pod{UID}/{ID}\n0::/\n"),
+            format!("0::/kubepods.slice/kubepods-pod{under}.slice/crio-{ID}.scope/container\n"),
+        ] {
+            assert_eq!(any_container(&text).as_deref(), Some(ID), "{text}");
+        }
+        for text in ["0::/\n".to_owned(), format!("0::/kubepods/pod{UID}\n"), format!("0::/../crio-conmon-{ID}.scope\n")] {
+            assert_eq!(any_container(&text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn within_a_pod_an_agent_sees_others_and_neither_itself_nor_what_nobody_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |pid: i32, file: &str, text: &str| {
+            let at = dir.path().join(pid.to_string()).join(file);
+            fs::create_dir_all(at.parent().unwrap()).unwrap();
+            fs::write(at, text).unwrap();
+        };
+        let (own, side) = ("a".repeat(64), "b".repeat(64));
+        let stat = |pid: i32| format!("{pid} (sh) S 1 1 1 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 {pid}00 1000 10");
+        let all = [(1, "9".repeat(64)), (7, ID.to_owned()), (8, side.clone()), (9, own.clone()), (own_pid(), own)];
+        for (pid, id) in &all {
+            write(*pid, "cgroup", &format!("0::/../{id}\n"));
+            write(*pid, "stat", &stat(*pid));
+            write(*pid, &format!("task/{pid}/stat"), &stat(*pid));
+        }
+        let proc = Proc::in_pod_at(dir.path().to_owned());
+        let ids = BTreeMap::from([(ID.to_owned(), "main".to_owned()), (side, "firedrill-agent-1-0".to_owned())]);
+        let pod = NodePod { uid: UID.to_owned(), name: "shop/a".to_owned(), containers: Vec::new(), ids };
+        let found: Vec<(i32, String, bool)> =
+            proc.of_pod(&pod, proc.pids()).into_iter().map(|p| (p.ident.pid, p.container, p.init)).collect();
+        // Number 1 is the sandbox here, 9 an exec in the agent's own container, 8 another agent.
+        assert_eq!(found, [(7, "main".to_owned(), false)]);
+        let first = NodePod { ids: BTreeMap::from([("9".repeat(64), "main".to_owned())]), ..pod };
+        assert!(proc.of_pod(&first, proc.pids())[0].init, "number 1 is the first of the namespace that it is seen from");
     }
 
     #[test]

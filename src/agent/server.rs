@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     protocol::{FromAgent, Hello, MAX_PENDING, Req, Res, ToAgent, VERSION, WINDOW, Welcome},
+    socket,
     wire::{Pipe, Wire},
 };
 use crate::clock::Clock;
@@ -218,9 +219,7 @@ pub async fn serve(
     let stdio = matches!(listen, Listen::Stdio);
     let acceptor = AbortOnDropHandle::new(match listen {
         Listen::Socket(path) => {
-            // A file left by a container that was restarted in place would be in the way.
-            let _ = std::fs::remove_file(&path);
-            let listener = UnixListener::bind(&path).map_err(|e| format!("failed to listen on {}: {e}", path.display()))?;
+            let listener = socket::listen(&path).map_err(|e| format!("failed to listen on {}: {e}", path.display()))?;
             tokio::spawn(accept(listener, candidates_tx))
         }
         Listen::Stdio => tokio::spawn(async move {
@@ -442,6 +441,7 @@ async fn accept(listener: UnixListener, candidates: mpsc::Sender<(Hello, Wire<To
     loop {
         let Ok(permit) = Arc::clone(&strangers).acquire_owned().await else { return };
         match listener.accept().await {
+            Ok((stream, _)) if !socket::is_own(&stream) => tracing::warn!("dropped a connection: it is another user's"),
             Ok((stream, _)) => {
                 let candidates = candidates.clone();
                 tokio::spawn(async move {

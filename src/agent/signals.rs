@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
+    inside,
     processes::{Ident, NodePod, Proc, Process, State},
     volume::Step,
 };
@@ -223,6 +224,9 @@ fn ready(proc: &Proc, to: &SignalTo, ident: Ident) -> Result<(), String> {
     if stops(&to.signal) && found.state == State::Stopped {
         return Err(format!("{name} is stopped already: stopping it would change nothing"));
     }
+    if proc.inside() && found.init && matches!(to.signal.as_str(), "SIGKILL" | "SIGSTOP") {
+        return Err(inside::dropped(&name, &to.signal));
+    }
     let Some(masks) = proc.masks(ident) else { return Ok(()) };
     let forced = matches!(to.signal.as_str(), "SIGKILL" | "SIGSTOP" | "SIGCONT");
     if !forced && masks.ignores(signal) {
@@ -232,10 +236,13 @@ fn ready(proc: &Proc, to: &SignalTo, ident: Ident) -> Result<(), String> {
         return Err(format!("{name} has {} blocked: it would wait, and come whenever the process likes", to.signal));
     }
     if !forced && found.init && !masks.catches(signal) {
-        return Err(format!(
-            "{name} is the first of its container and has no handler for {}: the kernel would drop it. Choose another process or SIGKILL",
-            to.signal
-        ));
+        return Err(match proc.inside() {
+            true => inside::dropped(&name, &to.signal),
+            false => format!(
+                "{name} is the first of its container and has no handler for {}: the kernel would drop it. Choose another process or SIGKILL",
+                to.signal
+            ),
+        });
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use crate::{
         processes::Proc,
         protocol::SOCKET,
         server::{self, Config, EventsOut, Listen},
-        watchdog,
+        socket, watchdog,
     },
     clock::Clock,
     cluster::{self, Cluster},
@@ -42,6 +42,8 @@ pub(super) struct Args {
 enum What {
     /// Act on the processes of this node, as the runner says.
     Node(AgentArgs),
+    /// Act on the pod that this is an ephemeral container of, as the runner says.
+    Pod(AgentArgs),
     /// Sample probes from within the cluster, as the runner says.
     Observe {
         #[command(flatten)]
@@ -57,7 +59,7 @@ enum What {
     /// Join standard input and output to the agent's socket.
     Attach {
         /// The agent's socket.
-        #[arg(long, default_value = SOCKET)]
+        #[arg(long, env = "FIREDRILL_SOCKET", default_value = SOCKET)]
         socket: PathBuf,
     },
 }
@@ -80,8 +82,8 @@ pub(super) struct AgentArgs {
     /// This pod's uid.
     #[arg(long, env = "FIREDRILL_POD_UID", default_value = "")]
     pod_uid: String,
-    /// Where to listen.
-    #[arg(long, default_value = SOCKET)]
+    /// Where to listen: a path, or `@` and a name without a file.
+    #[arg(long, env = "FIREDRILL_SOCKET", default_value = SOCKET)]
     socket: PathBuf,
     /// Talk over standard input and output instead, and end with them.
     #[arg(long)]
@@ -137,6 +139,13 @@ pub(super) async fn run(args: Args) -> Exit {
                 }
             };
             serve(args, clock, events, orders, node.run(rx), Some(until)).await
+        }
+        What::Pod(args) => {
+            let (orders, rx) = mpsc::channel(64);
+            let events = EventsOut::new(args.buffer);
+            let clock = Clock::host_as(&format!("agent-in-{}", args.pod));
+            let node = Node::new(Proc::in_pod(), args.pod_uid.clone());
+            serve(args, clock, events, orders, node.run(rx), None).await
         }
         What::Observe { agent, clock_offset_us } => {
             let (orders, rx) = mpsc::channel(64);
@@ -249,11 +258,11 @@ async fn stop_at_a_signal(stop: CancellationToken) {
     }
 }
 
-async fn attach(socket: &std::path::Path) -> Exit {
-    let stream = match tokio::net::UnixStream::connect(socket).await {
+async fn attach(at: &std::path::Path) -> Exit {
+    let stream = match socket::connect(at).await {
         Ok(stream) => stream,
         Err(e) => {
-            eprintln!("failed to connect to the agent at {}: {e}", socket.display());
+            eprintln!("failed to connect to the agent at {}: {e}", at.display());
             return Exit::Refused;
         }
     };

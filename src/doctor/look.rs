@@ -19,7 +19,7 @@ use kube::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Area, Finding, Verdict, facts, place};
+use super::{Area, Finding, Verdict, facts, place, pods};
 use crate::{
     agent::pods::{AgentKind, PodSpec},
     clock::Clock,
@@ -109,6 +109,8 @@ pub async fn look(asked: Asked<'_>) -> Vec<Finding> {
         found.push(rights.0);
         denied = rights.1;
     }
+    found.extend(pods::watchdog(cluster, own, plan.as_ref()).await);
+    found.extend(pods::within(cluster, plan.as_ref()).await);
     let nodes = match &plan {
         Some(plan) => Some(of_plan(plan)),
         // Any helper, on any node.
@@ -351,9 +353,10 @@ fn needs_volumes(step: &PlannedStep) -> bool {
     step.spec.inject.as_ref().is_some_and(|fault| fault.fill_disk.is_some() || fault.corrupt_file.is_some() || fault.delete_files.is_some())
 }
 
-/// The steps whose faults need a helper.
+/// The steps whose faults need a helper on a node.
 fn helpers(plan: &Plan) -> impl Iterator<Item = &PlannedStep> {
-    plan.leaf_steps().into_iter().filter(|step| step.spec.inject.as_ref().and_then(kinds::fault).is_some_and(|view| view.helper))
+    let on_nodes = |step: &&PlannedStep| step.spec.inject.as_ref().and_then(kinds::fault).is_some_and(|view| view.helper);
+    plan.leaf_steps().into_iter().filter(on_nodes).filter(move |step| !pods::is_inside(plan, step))
 }
 
 /// The nodes on which a step's helpers work, as far as the plan knows: a claim is on whichever node has it when it is needed.
@@ -437,7 +440,7 @@ async fn trials(
     let mut found = Vec::new();
     if !own.node_helpers && !nodes.is_empty() {
         let said = Finding::new(Area::Place, "node helpers", Verdict::Warning, "the environment says `nodeHelpers: false`");
-        found.push(said.change("faults that need one are refused: allow it, or use faults that are made through the API server"));
+        found.push(said.change("faults on processes and volumes are made from within pods where that works, others that need a node are refused: allow it, or use faults that are made through the API server"));
     }
     for (what, kind) in kinds {
         let node = if let AgentKind::NodeHelper { node, .. } = &kind { Some(node.clone()) } else { None };
@@ -483,6 +486,7 @@ fn faults(environment: &Environment, plan: Option<&Plan>, denied: &[String], blo
         return vec![
             of("by the API server".to_owned(), Verdict::Ok, "podKill, scale, cutBackupJob, drainNode, cordonNode, detachService, hideSecret, badImage, manifest, custom: with the permissions of a scenario".to_owned()),
             helper,
+            of("within pods".to_owned(), Verdict::Ok, "fillDisk, corruptFile, deleteFiles, signal, and with `shareProcessNamespace: true` freeze and crash: with `placement: pod`, or where there are no node helpers".to_owned()),
         ];
     };
     let steps = plan.leaf_steps().into_iter().filter_map(|step| Some((step, step.spec.inject.as_ref().and_then(kinds::fault)?)));
@@ -494,6 +498,9 @@ fn faults(environment: &Environment, plan: Option<&Plan>, denied: &[String], blo
         }
         if !view.helper {
             return of(what, Verdict::Ok, "through the API server".to_owned());
+        }
+        if pods::is_inside(plan, step) {
+            return of(what, Verdict::Ok, "by an agent within the target's pods".to_owned());
         }
         let nodes = on(plan, step);
         match nodes.iter().find_map(|node| Some((node, blocked.get(node)?))) {

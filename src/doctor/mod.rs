@@ -9,6 +9,7 @@
 mod facts;
 mod look;
 mod place;
+mod pods;
 mod render;
 
 use std::collections::BTreeMap;

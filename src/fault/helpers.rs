@@ -1,7 +1,8 @@
-//! Node helpers: privileged pods, one a node, placed when a fault needs them and removed with the drill.
+//! Helpers: privileged pods, one a node, placed when a fault needs them and removed with the drill; and agents within the target's pods,
+//! which are told to end with it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -21,16 +22,17 @@ use kube::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::FaultError;
+use super::{FaultError, Home};
 use crate::{
     agent::{
         Link, LinkState,
+        inside::{self, InsideSpec},
         pods::{AgentKind, PodSpec, place, remove},
     },
     clock::Clock,
     cluster::{Cluster, Leave},
     labels,
-    plan::Plan,
+    plan::{Plan, kinds},
 };
 
 /// A helper's time to live without a renewal: what a runner that dies leaves frozen is free after this.
@@ -46,10 +48,13 @@ const BYE_LIMIT: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone)]
 struct Placed {
     link: Link,
-    pod: String,
+    /// Its pod, or its container in the target's pod.
+    name: String,
 }
 
-/// The node helpers of a drill. Clones share them.
+type Slot = Arc<tokio::sync::Mutex<Option<Placed>>>;
+
+/// The helpers of a drill. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Helpers(Arc<Inner>);
 
@@ -61,8 +66,8 @@ struct Inner {
     drill: String,
     token: String,
     ttl: Duration,
-    /// One lock a node, so that helpers are placed beside each other and none twice.
-    nodes: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Option<Placed>>>>>,
+    /// One lock a place, so that helpers are placed beside each other and none twice.
+    homes: Mutex<BTreeMap<Home, Slot>>,
     /// Container ids as the pods' status had them when they were armed, by the pods' uid.
     containers: Mutex<BTreeMap<String, BTreeMap<String, String>>>,
     /// Helpers have an account of their own, so that they can lose their nodes.
@@ -82,7 +87,7 @@ impl Helpers {
     /// The same with another time to live than `HELPER_TTL`.
     pub fn with_ttl(cluster: Cluster, clock: Clock, plan: Arc<Plan>, drill: &str, ttl: Duration) -> Self {
         let token = format!("{:032x}", rand::random::<u128>());
-        let (nodes, containers, renewals) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (homes, containers, renewals) = (Mutex::default(), Mutex::default(), Mutex::default());
         // Known from the start, so that a helper placed for another fault can do it, too.
         let steps = plan.leaf_steps();
         let faults = || steps.iter().filter_map(|step| step.spec.inject.as_ref());
@@ -90,7 +95,7 @@ impl Helpers {
         let critical = AtomicBool::new(faults().any(|f| f.fill_node_disk.is_some()));
         let drill = drill.to_owned();
         drop(steps);
-        Self(Arc::new(Inner { cluster, clock, plan, drill, token, ttl, nodes, containers, may_lose, critical, renewals }))
+        Self(Arc::new(Inner { cluster, clock, plan, drill, token, ttl, homes, containers, may_lose, critical, renewals }))
     }
 
     /// Helpers placed from now on have an account of their own.
@@ -148,30 +153,48 @@ impl Helpers {
         self.0.renewals.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn slots(&self) -> Vec<(String, Arc<tokio::sync::Mutex<Option<Placed>>>)> {
-        let nodes = self.0.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        nodes.iter().map(|(node, slot)| (node.clone(), Arc::clone(slot))).collect()
+    fn slots(&self) -> Vec<(Home, Slot)> {
+        let homes = self.0.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        homes.iter().map(|(home, slot)| (home.clone(), Arc::clone(slot))).collect()
     }
 
-    /// The helper of a node; placed if there is none, found if an earlier runner of the drill has placed it.
+    /// The helper of a place; put there if there is none, found if an earlier runner of the drill has placed it.
     ///
     /// # Errors
-    /// When the environment forbids node helpers, or its pod does not come up.
-    pub(super) async fn on(&self, node: &str, leave: &Leave) -> Result<Link, FaultError> {
+    /// When the environment forbids node helpers, or it does not come up.
+    pub(super) async fn on(&self, home: &Home, leave: &Leave) -> Result<Link, FaultError> {
         let inner = &self.0;
-        let own = &inner.plan.place.firedrill;
-        if !own.node_helpers {
+        if let Home::Node(node) = home
+            && !inner.plan.place.firedrill.node_helpers
+        {
             let what = format!("place a node helper on {node}");
-            return Err(FaultError::failed(what, "the environment says `nodeHelpers: false`, and freezing and crashing need one"));
+            return Err(FaultError::failed(what, "the environment says `nodeHelpers: false`, and this fault needs one"));
         }
-        let slot = Arc::clone(inner.nodes.lock().unwrap_or_else(PoisonError::into_inner).entry(node.to_owned()).or_default());
+        let slot = Arc::clone(inner.homes.lock().unwrap_or_else(PoisonError::into_inner).entry(home.clone()).or_default());
         let mut slot = slot.lock().await;
         if let Some(placed) = &*slot
             && !matches!(&*placed.link.state().borrow(), LinkState::Ended(_))
         {
             return Ok(placed.link.clone());
         }
-        let spec = PodSpec {
+        // Found or made: a helper has nothing to say unasked.
+        let (link, name) = match home {
+            Home::Node(node) => {
+                let (link, _events, pod) = place(&inner.cluster, &self.on_node(node), leave, &inner.clock, PLACE_LIMIT).await?;
+                (link, pod)
+            }
+            Home::Pod { .. } => match self.in_pod(home) {
+                Some(spec) => inside::place(&inner.cluster, &spec, leave, &inner.clock, PLACE_LIMIT).await?,
+                None => return Err(FaultError::NotBuilt),
+            },
+        };
+        *slot = Some(Placed { link: link.clone(), name });
+        Ok(link)
+    }
+
+    fn on_node(&self, node: &str) -> PodSpec {
+        let inner = &self.0;
+        PodSpec {
             kind: AgentKind::NodeHelper {
                 node: node.to_owned(),
                 may_lose: inner.may_lose.load(Ordering::SeqCst),
@@ -179,30 +202,58 @@ impl Helpers {
             },
             drill: inner.drill.clone(),
             token: inner.token.clone(),
-            place: own.clone(),
+            place: inner.plan.place.firedrill.clone(),
             ttl: inner.ttl,
             deadline: inner.plan.limits.duration.0 + LAST_RESORT,
-        };
-        // A helper has nothing to say unasked.
-        let (link, _events, pod) = place(&inner.cluster, &spec, leave, &inner.clock, PLACE_LIMIT).await?;
-        *slot = Some(Placed { link: link.clone(), pod });
-        Ok(link)
+        }
     }
 
-    /// The helper of a node if there is one, of this runner or of an earlier one.
-    pub(super) async fn existing(&self, node: &str, leave: &Leave) -> Result<Option<Link>, FaultError> {
-        let slot = self.slots().into_iter().find(|(name, _)| name == node).map(|(_, slot)| slot);
-        if let Some(slot) = slot
-            && slot.lock().await.is_some()
-        {
-            return self.on(node, leave).await.map(Some);
+    fn in_pod(&self, home: &Home) -> Option<InsideSpec> {
+        let Home::Pod { namespace, name, uid, work, container } = home else { return None };
+        let inner = &self.0;
+        Some(InsideSpec {
+            namespace: namespace.clone(),
+            pod: name.clone(),
+            uid: uid.clone(),
+            work: *work,
+            container: container.clone(),
+            drill: inner.drill.clone(),
+            token: inner.token.clone(),
+            image: inner.plan.place.firedrill.image.clone(),
+            ttl: inner.ttl,
+        })
+    }
+
+    /// The helper of a place if there is one, of this runner or of an earlier one.
+    pub(super) async fn existing(&self, home: &Home, leave: &Leave) -> Result<Option<Link>, FaultError> {
+        let inner = &self.0;
+        let slot = self.slots().into_iter().find(|(of, _)| of == home).map(|(_, slot)| slot);
+        let placed = match slot {
+            Some(slot) => slot.lock().await.clone(),
+            None => None,
+        };
+        match (home, placed) {
+            (Home::Node(_), Some(_)) => return self.on(home, leave).await.map(Some),
+            // One in a pod ends with what it is beside, and is not made anew for a question.
+            (Home::Pod { .. }, Some(placed)) if !matches!(&*placed.link.state().borrow(), LinkState::Ended(_)) => {
+                return Ok(Some(placed.link));
+            }
+            _ => {}
         }
-        let name = AgentKind::NodeHelper { node: node.to_owned(), may_lose: false, critical: false }.pod_name(&self.0.drill);
-        let found = self.0.cluster.get_opt::<Pod>(&self.0.plan.place.firedrill.namespace, &name).await?;
-        let runs = found.is_some_and(|p| {
-            p.metadata.deletion_timestamp.is_none() && p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
-        });
-        if runs { self.on(node, leave).await.map(Some) } else { Ok(None) }
+        let runs = match home {
+            Home::Node(node) => {
+                let name = AgentKind::NodeHelper { node: node.clone(), may_lose: false, critical: false }.pod_name(&inner.drill);
+                let found = inner.cluster.get_opt::<Pod>(&inner.plan.place.firedrill.namespace, &name).await?;
+                found.is_some_and(|p| {
+                    p.metadata.deletion_timestamp.is_none() && p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
+                })
+            }
+            Home::Pod { .. } => match self.in_pod(home) {
+                Some(spec) => inside::exists(&inner.cluster, &spec).await?,
+                None => false,
+            },
+        };
+        if runs { self.on(home, leave).await.map(Some) } else { Ok(None) }
     }
 
     pub(super) fn keep_containers(&self, uid: &str, ids: BTreeMap<String, String>) {
@@ -213,13 +264,15 @@ impl Helpers {
         self.0.containers.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
     }
 
-    /// The helpers that are in place: `node helper on <node>` and their pods, `namespace/name`.
+    /// The helpers that are in place, as they are called, and where: `namespace/name` of the pod.
     pub async fn placed(&self) -> Vec<(String, String)> {
         let mut all = Vec::new();
-        for (node, slot) in self.slots() {
-            if let Some(placed) = &*slot.lock().await {
-                all.push((format!("node helper on {node}"), format!("{}/{}", self.0.plan.place.firedrill.namespace, placed.pod)));
-            }
+        for (home, slot) in self.slots() {
+            let Some(placed) = slot.lock().await.clone() else { continue };
+            all.push(match &home {
+                Home::Node(_) => (format!("node helper {home}"), format!("{}/{}", self.0.plan.place.firedrill.namespace, placed.name)),
+                Home::Pod { namespace, name, .. } => (format!("agent {} {home}", placed.name), format!("{namespace}/{name}")),
+            });
         }
         all
     }
@@ -234,34 +287,60 @@ impl Helpers {
     }
 
     /// Tells all helpers to undo what they still hold and to end, and deletes the drill's helper pods, also those of earlier
-    /// runners. Returns what is left after `limit`, empty when all are gone.
+    /// runners. Returns what is left after `limit`, empty when all are gone; of those in pods the record of their containers stays.
     pub async fn remove_all(&self, limit: Duration) -> Vec<String> {
         let inner = &self.0;
         let namespace = &inner.plan.place.firedrill.namespace;
-        let goodbyes = self.slots().into_iter().map(|(node, slot)| async move {
-            let Some(placed) = slot.lock().await.take() else { return };
+        let slots = self.slots();
+        let mut inside: BTreeSet<String> = slots
+            .iter()
+            .filter_map(|(home, _)| if let Home::Pod { namespace, .. } = home { Some(namespace.clone()) } else { None })
+            .collect();
+        inside.extend(self.drilled_inside());
+        let goodbyes = slots.into_iter().map(|(home, slot)| async move {
+            let placed = slot.lock().await.take()?;
             match placed.link.bye(BYE_LIMIT).await {
                 Ok(said) if said.is_empty() => {}
-                Ok(said) => tracing::warn!("the node helper on {node} still had something to undo: {said}"),
-                // It undoes everything too when its pod is deleted.
-                Err(e) => tracing::debug!("goodbye to the node helper on {node}: {e}"),
+                Ok(said) => tracing::warn!("the helper {home} still had something to undo: {said}"),
+                // It undoes everything too when its pod is deleted, or nobody renews it.
+                Err(e) => {
+                    tracing::debug!("goodbye to the helper {home}: {e}");
+                    return None;
+                }
             }
+            if let Home::Pod { name, .. } = home { Some(format!("{name}/{}", placed.name)) } else { None }
         });
-        join_all(goodbyes).await;
+        let told: Vec<String> = join_all(goodbyes).await.into_iter().flatten().collect();
         // A node that is still lost is given back when its helper hears no more of it, and its kubelet then ends the helper.
         self.end_renewals();
+        let mut left = Vec::new();
+        for namespace in inside {
+            left.extend(inside::end_all(&inner.cluster, &namespace, &inner.drill, &told, inner.ttl, &inner.clock, limit).await);
+        }
         let selector = format!("{}={},{}=node-helper", labels::DRILL, inner.drill, labels::ROLE);
         let api = inner.cluster.api::<Pod>(namespace);
         let pods = match inner.cluster.list_all(&api, Some(&selector), &format!("list node helpers in {namespace}")).await {
             Ok(pods) => pods,
-            Err(e) => return vec![e.to_string()],
+            Err(e) => {
+                left.push(e.to_string());
+                return left;
+            }
         };
         let removed = pods.iter().map(|pod| async move { remove(&inner.cluster, namespace, &pod.name_any(), limit).await.err() });
-        let mut left: Vec<String> = join_all(removed).await.into_iter().flatten().collect();
+        left.extend(join_all(removed).await.into_iter().flatten());
         if inner.may_lose.load(Ordering::SeqCst) {
             left.extend(self.remove_leases().await.err());
         }
         left
+    }
+
+    /// The namespaces in whose pods the plan has agents.
+    fn drilled_inside(&self) -> BTreeSet<String> {
+        let plan = &self.0.plan;
+        let steps = plan.leaf_steps();
+        let faults = steps.iter().filter_map(|step| step.spec.inject.as_ref()).filter(|f| kinds::is_inside(f, &plan.place.firedrill));
+        let targets = faults.filter_map(|fault| plan.targets.get(fault.target()?));
+        targets.flat_map(|target| target.chosen().map(|o| o.namespace.clone()).chain(target.spec.namespace.clone())).collect()
     }
 
     /// Deletes the Leases of losses of this drill: those that were armed and never injected have nobody else to do it.

@@ -20,7 +20,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{
-    FaultCx, FaultError, NodeRef, Prepared, Undo,
+    FaultCx, FaultError, Home, NodeRef, Prepared, Undo,
     change::{LOOK_EVERY, until},
     cordon_node::there,
     on_nodes::{own_name, together},
@@ -128,7 +128,7 @@ fn at(cx: &FaultCx, node: &str, name: &str, keep: Vec<SocketAddr>) -> LossAt {
 }
 
 async fn ask(cx: &FaultCx, node: &str, what: &str, step: Step, at: LossAt) -> Result<LossSeen, FaultError> {
-    let link = cx.helper(node).await?;
+    let link = cx.helper(&Home::node(node)).await?;
     Ok(link.call(what, &NodeReq::Loss { step, at }, ASK_LIMIT).await?)
 }
 

@@ -14,6 +14,7 @@ mod detach_service;
 mod drain_node;
 mod helpers;
 mod hide_secret;
+mod home;
 mod lose_node;
 mod manifest;
 mod node_disk;
@@ -34,6 +35,7 @@ use std::{
 };
 
 pub use helpers::Helpers;
+use home::Home;
 pub use undo::*;
 
 use crate::{
@@ -92,14 +94,14 @@ impl FaultCx {
         Self { cluster, clock, plan, drill: drill.to_owned(), helpers, deleted: Deleted::default(), leave: Leave::always() }
     }
 
-    /// The helper of a node, placed if there is none.
-    async fn helper(&self, node: &str) -> Result<Link, FaultError> {
-        self.helpers.on(node, &self.leave).await
+    /// The helper of a place, put there if there is none.
+    async fn helper(&self, home: &Home) -> Result<Link, FaultError> {
+        self.helpers.on(home, &self.leave).await
     }
 
-    /// The helper of a node if there is one.
-    async fn existing_helper(&self, node: &str) -> Result<Option<Link>, FaultError> {
-        self.helpers.existing(node, &self.leave).await
+    /// The helper of a place if there is one.
+    async fn existing_helper(&self, home: &Home) -> Result<Option<Link>, FaultError> {
+        self.helpers.existing(home, &self.leave).await
     }
 }
 
@@ -160,7 +162,7 @@ pub fn target_of(spec: &FaultSpec) -> Option<&str> {
     spec.target()
 }
 
-/// Whether a fault needs a node helper, which takes seconds to place.
+/// Whether a fault needs a helper, on a node or in a pod, which takes seconds to place.
 pub fn needs_helper(spec: &FaultSpec) -> bool {
     let on_volumes = spec.fill_disk.is_some() || spec.corrupt_file.is_some() || spec.delete_files.is_some();
     let on_nodes = spec.lose_node.is_some() || spec.lose_zone.is_some() || spec.fill_node_disk.is_some();
@@ -177,9 +179,9 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
         pod_kill::prepare(cx, targets).await
     } else if let Some(crash) = &spec.crash {
         let how = if crash.hold { ProcessFault::CrashHold } else { ProcessFault::Crash };
-        processes::prepare(cx, targets, &containers(), how).await
+        processes::prepare(cx, spec, targets, &containers(), how).await
     } else if spec.freeze.is_some() {
-        processes::prepare(cx, targets, &containers(), ProcessFault::Freeze).await
+        processes::prepare(cx, spec, targets, &containers(), ProcessFault::Freeze).await
     } else if let Some(scale) = &spec.scale {
         scale::prepare(cx, scale, targets).await
     } else if let Some(cut) = &spec.cut_backup_job {
@@ -201,7 +203,7 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
     } else if let Some(fill) = &spec.fill_node_disk {
         node_disk::prepare(cx, fill, targets).await
     } else if let Some(signal) = &spec.signal {
-        signal::prepare(cx, signal, targets, &containers()).await
+        signal::prepare(cx, spec, signal, targets, &containers()).await
     } else if let Some(partition) = &spec.partition {
         partition::prepare(cx, partition, targets).await
     } else if spec.fill_disk.is_some() || spec.corrupt_file.is_some() || spec.delete_files.is_some() {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{FaultCx, FaultError, NodeDisk, NodeRef, Prepared, Undo, VolumeId, change::until, cordon_node::there, on_nodes, volumes};
+use super::{FaultCx, FaultError, Home, NodeDisk, NodeRef, Prepared, Undo, VolumeId, change::until, cordon_node::there, on_nodes, volumes};
 use crate::{
     agent::{
         node::NodeReq,
@@ -49,13 +49,13 @@ fn on_node(disk: &NodeDisk, name: &str) -> VolumeAt {
     let pod = NodePod { uid: uid.clone(), name: format!("node {node}"), containers: Vec::new(), ids: std::collections::BTreeMap::new() };
     let known = (!disk.id.device.is_empty()).then(|| disk.id.clone());
     let (container, mount) = (String::new(), "the kubelet's disk".to_owned());
-    VolumeAt { pod, container, mount, id: known, name: name.to_owned(), act: disk.act.clone(), of_node: true }
+    VolumeAt { pod, container, mount, id: known, name: name.to_owned(), act: disk.act.clone(), of_node: true, declared: None }
 }
 
 async fn ask(cx: &FaultCx, step: Step, name: &str, at: &[NodeDisk]) -> Result<Vec<VolumeSeen>, FaultError> {
     cx.helpers.fill_nodes();
     let request = |which: &[&NodeDisk]| NodeReq::Volumes { step, at: which.iter().map(|disk| on_node(disk, name)).collect() };
-    on_nodes::ask(cx, at, |disk| &disk.node.name, "fill the node's disk", request).await
+    on_nodes::ask(cx, at, |disk| Home::node(&disk.node.name), "fill the node's disk", request).await
 }
 
 pub(super) async fn arm(cx: &FaultCx, at: &[NodeDisk], name: &str) -> Result<(), FaultError> {

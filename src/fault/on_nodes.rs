@@ -1,11 +1,11 @@
-//! What the faults by node helpers share on the runner's side: asking the helpers of all nodes at once, and what they saw.
+//! What the faults by helpers share on the runner's side: asking the helpers of all places at once, and what they saw.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
 
-use super::{FaultCx, FaultError, PodOnNode, change::until, processes};
+use super::{FaultCx, FaultError, Home, PodOnNode, change::until, processes};
 use crate::{
     agent::{
         node::NodeReq,
@@ -56,28 +56,28 @@ seen!(SignalSeen, SignalsReport, signals);
 seen!(PartitionSeen, PartitionsReport, partitions);
 seen!(VolumeSeen, VolumesReport, volumes);
 
-/// Asks the helpers of all nodes at once, each for what is on its node; answers in the order asked.
+/// Asks the helpers of all places at once, each for what is there; answers in the order asked.
 ///
 /// # Errors
 /// The first failure, after all have answered; also a helper that says less than it was asked: silence would be taken for a proof.
 pub(super) async fn ask<T, S: Seen>(
     cx: &FaultCx,
     all: &[T],
-    node: impl Fn(&T) -> &str,
+    home: impl Fn(&T) -> Home,
     what: &str,
     request: impl Fn(&[&T]) -> NodeReq,
 ) -> Result<Vec<S>, FaultError> {
-    let mut nodes: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let mut homes: BTreeMap<Home, Vec<usize>> = BTreeMap::new();
     for (n, one) in all.iter().enumerate() {
-        nodes.entry(node(one)).or_default().push(n);
+        homes.entry(home(one)).or_default().push(n);
     }
-    let asked = nodes.into_iter().map(|(node, which)| {
+    let asked = homes.into_iter().map(|(home, which)| {
         let request = request(&which.iter().map(|n| &all[*n]).collect::<Vec<_>>());
         async move {
-            let link = cx.helper(node).await?;
+            let link = cx.helper(&home).await?;
             let seen = S::all(link.call(what, &request, processes::ASK_LIMIT).await?);
             if seen.len() != which.len() {
-                let why = format!("the helper on {node} answered for {} of {}", seen.len(), which.len());
+                let why = format!("the helper {home} answered for {} of {}", seen.len(), which.len());
                 return Err(FaultError::failed(what, why));
             }
             Ok(which.into_iter().zip(seen))

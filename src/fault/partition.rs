@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 };
 
 use super::{
-    Cut, FaultCx, FaultError, PodOnNode, Prepared, Undo,
+    Cut, FaultCx, FaultError, Home, PodOnNode, Prepared, Undo,
     change::until,
     on_nodes::{self, broken, own_name, said, still_there},
     processes,
@@ -33,7 +33,7 @@ const DNS: u16 = 53;
 
 pub(super) async fn prepare(cx: &FaultCx, spec: &Partition, targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
     let what = "cut off";
-    let (pods, objects) = processes::pods(cx, targets, &[], what).await?;
+    let (pods, objects) = processes::pods(cx, targets, &[], what, None).await?;
     for on in &pods {
         let pod = processes::there(cx, on).await?;
         if pod.and_then(|p| p.spec?.host_network) == Some(true) {
@@ -103,7 +103,7 @@ fn one(address: &str) -> Option<String> {
 async fn ask(cx: &FaultCx, step: Step, pods: &[PodOnNode], name: &str, cuts: &[Cut]) -> Result<Vec<PartitionSeen>, FaultError> {
     let one = |pod: &PodOnNode| PartitionAt { pod: processes::on_node(cx, pod), name: name.to_owned(), cuts: cuts.to_vec() };
     let request = |which: &[&PodOnNode]| NodeReq::Partitions { step, at: which.iter().map(|pod| one(pod)).collect() };
-    on_nodes::ask(cx, pods, |pod| &pod.node, "cut off", request).await
+    on_nodes::ask(cx, pods, |pod| Home::node(&pod.node), "cut off", request).await
 }
 
 /// Places the helpers, and looks whether the pods can be cut off.
@@ -136,7 +136,7 @@ pub(super) async fn revert(cx: &FaultCx, pods: &[PodOnNode], name: &str, cuts: &
     let left = still_there(cx, pods, |pod| pod).await?.len();
     let (mut seen, mut without) = (Vec::new(), Vec::new());
     for pod in pods {
-        if cx.existing_helper(&pod.node).await?.is_some() {
+        if cx.existing_helper(&Home::node(&pod.node)).await?.is_some() {
             seen.extend(ask(cx, Step::Revert, std::slice::from_ref(pod), name, cuts).await?);
         } else {
             without.push(format!("no helper of this drill runs on {}, and with it the rules are gone", pod.node));

@@ -1,4 +1,4 @@
-//! `freeze` and `crash`: every process of the target's containers is stopped, or killed, by a helper on its node.
+//! `freeze` and `crash`: every process of the target's containers is stopped, or killed, by a helper on its node or in its pod.
 //!
 //! The helper itself is [`crate::agent::node`]; here is the runner's side of the contract.
 
@@ -12,19 +12,22 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
 use super::{
-    FaultCx, FaultError, OwnerState, PodOnNode, Prepared, ProcessFault, Undo,
+    FaultCx, FaultError, Home, OwnerState, PodOnNode, Prepared, ProcessFault, Undo,
     change::until,
+    home::{self, On},
     on_nodes::{still_there, together},
     owner,
 };
 use crate::{
     agent::{
+        inside::{self, Work},
         node::{NodeReport, NodeReq, PodReport},
         processes::NodePod,
     },
     clock::Stamp,
     journal::{RevertResult, TouchedObject},
     plan::ResolvedObject,
+    scenario::types::{FaultSpec, Placement},
 };
 
 /// How long a helper may take to answer; it gives up by itself after half of that.
@@ -43,20 +46,23 @@ impl ProcessFault {
 
 pub(super) async fn prepare(
     cx: &FaultCx,
+    spec: &FaultSpec,
     targets: &[ResolvedObject],
     containers: &[String],
     how: ProcessFault,
 ) -> Result<Prepared, FaultError> {
-    let (pods, objects) = pods(cx, targets, containers, how.verb()).await?;
+    let inside = (home::placement(cx, spec) == Placement::Pod).then_some(On::All);
+    let (pods, objects) = pods(cx, targets, containers, how.verb(), inside).await?;
     Ok(Prepared { undo: Undo::Processes { pods, how }, objects })
 }
 
-/// The target's pods on their nodes, for whoever acts on their processes. `what` is to be done: `freeze`.
+/// The target's pods on their nodes, for whoever acts on their processes. `what` is to be done: `freeze`; `inside`: from within the pod.
 pub(super) async fn pods(
     cx: &FaultCx,
     targets: &[ResolvedObject],
     containers: &[String],
     what: &str,
+    inside: Option<On>,
 ) -> Result<(Vec<PodOnNode>, Vec<TouchedObject>), FaultError> {
     let (mut pods, mut objects) = (Vec::new(), Vec::new());
     for target in targets {
@@ -72,14 +78,19 @@ pub(super) async fn pods(
         if let Some(missing) = containers.iter().find(|c| !has.contains(c.as_str())) {
             return Err(refused(format!("it has no container `{missing}`; it has {}", has.into_iter().collect::<Vec<_>>().join(", "))));
         }
+        let (placement, containers) = match inside {
+            Some(on) => (Placement::Pod, home::reach(&pod, containers, on).map_err(refused)?),
+            None => (Placement::Node, containers.to_vec()),
+        };
         objects.push(TouchedObject { kind: "Pod".to_owned(), namespace: namespace.clone(), name: name.clone(), uid: uid.clone() });
         pods.push(PodOnNode {
             namespace: namespace.clone(),
             name: name.clone(),
             uid: uid.clone(),
             node,
-            containers: containers.to_vec(),
+            containers,
             owner: owner::of(cx, &pod).await?,
+            placement,
         });
     }
     if pods.is_empty() {
@@ -105,17 +116,17 @@ pub(super) fn container_ids(pod: &Pod) -> BTreeMap<String, String> {
     all.into_iter()
         .flatten()
         .flatten()
-        .filter(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()))
+        .filter(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()) && !inside::is_own(&c.name))
         .filter_map(|c| Some((c.container_id.as_deref()?.split_once("://")?.1.to_owned(), c.name.clone())))
         .collect()
 }
 
-fn by_node(pods: &[PodOnNode]) -> BTreeMap<&str, Vec<&PodOnNode>> {
-    let mut nodes: BTreeMap<&str, Vec<&PodOnNode>> = BTreeMap::new();
+fn by_home(pods: &[PodOnNode]) -> BTreeMap<Home, Vec<&PodOnNode>> {
+    let mut homes: BTreeMap<Home, Vec<&PodOnNode>> = BTreeMap::new();
     for pod in pods {
-        nodes.entry(&pod.node).or_default().push(pod);
+        homes.entry(Home::of(pod, Work::Processes)).or_default().push(pod);
     }
-    nodes
+    homes
 }
 
 /// A pod as its helper is told of it.
@@ -133,19 +144,19 @@ fn all_on_node(cx: &FaultCx, pods: &[&PodOnNode]) -> Vec<NodePod> {
     pods.iter().map(|pod| on_node(cx, pod)).collect()
 }
 
-/// Asks the helpers of all nodes at once. The first failure is returned after all have answered.
+/// Asks the helpers of all places at once. The first failure is returned after all have answered.
 async fn ask(
     cx: &FaultCx,
     pods: &[PodOnNode],
     what: &str,
     request: impl Fn(Vec<NodePod>) -> NodeReq,
-) -> Result<Vec<(NodeReport, String)>, FaultError> {
-    let asked = by_node(pods).into_iter().map(|(node, pods)| {
+) -> Result<Vec<(NodeReport, Home)>, FaultError> {
+    let asked = by_home(pods).into_iter().map(|(home, pods)| {
         let request = request(all_on_node(cx, &pods));
         async move {
-            let link = cx.helper(node).await?;
+            let link = cx.helper(&home).await?;
             let report: NodeReport = link.call(what, &request, ASK_LIMIT).await?;
-            Ok::<_, FaultError>((report, node.to_owned()))
+            Ok::<_, FaultError>((report, home))
         }
     });
     join_all(asked).await.into_iter().collect()
@@ -164,9 +175,9 @@ pub(super) async fn see_containers(cx: &FaultCx, pods: &[PodOnNode]) -> Result<(
 /// Places the helpers, and looks whether each sees the processes it is to act on.
 pub(super) async fn arm(cx: &FaultCx, pods: &[PodOnNode]) -> Result<(), FaultError> {
     see_containers(cx, pods).await?;
-    for (report, node) in ask(cx, pods, "look", |pods| NodeReq::Look { pods }).await? {
+    for (report, home) in ask(cx, pods, "look", |pods| NodeReq::Look { pods }).await? {
         if let Some(none) = report.pods.iter().find(|p| p.live == 0) {
-            let what = format!("arm the node helper on {node}");
+            let what = format!("arm the helper {home}");
             return Err(FaultError::failed(what, format!("it sees no process in the chosen containers: {}", none.detail)));
         }
     }
@@ -177,8 +188,8 @@ pub(super) async fn inject(cx: &FaultCx, pods: &[PodOnNode], how: ProcessFault) 
     let start = cx.clock.now();
     let reports = ask(cx, pods, how.verb(), |pods| NodeReq::Inject { how, pods }).await?;
     let end = cx.clock.now();
-    for (report, node) in reports {
-        tracing::debug!(node, took_us = report.took_us, "{} done", how.verb());
+    for (report, home) in reports {
+        tracing::debug!(%home, took_us = report.took_us, "{} done", how.verb());
     }
     Ok((start, end))
 }
@@ -214,31 +225,35 @@ pub(super) async fn revert(cx: &FaultCx, pods: &[PodOnNode], how: ProcessFault) 
     if how == ProcessFault::Crash {
         return Ok((RevertResult::Nothing, "a crash has nothing to undo: the kubelet starts the containers again".to_owned()));
     }
-    let nodes = by_node(pods).into_iter().map(|(node, pods)| revert_on(cx, node, pods, how));
-    let answers = join_all(nodes).await;
+    let homes = by_home(pods).into_iter().map(|(home, pods)| revert_at(cx, home, pods, how));
+    let answers = join_all(homes).await;
     let (results, details): (Vec<_>, Vec<_>) = answers.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
     Ok((together(&results), details.join("; ")))
 }
 
-async fn revert_on(cx: &FaultCx, node: &str, pods: Vec<&PodOnNode>, how: ProcessFault) -> Result<(RevertResult, String), FaultError> {
+async fn revert_at(cx: &FaultCx, home: Home, pods: Vec<&PodOnNode>, how: ProcessFault) -> Result<(RevertResult, String), FaultError> {
     let left = still_there(cx, &pods, |pod| pod).await?.len();
-    let link = match cx.existing_helper(node).await? {
+    let gone = || match &home {
+        Home::Node(_) => format!("none of the pods {home} exists any more"),
+        Home::Pod { namespace, name, .. } => format!("pod {namespace}/{name} does not exist any more"),
+    };
+    let link = match cx.existing_helper(&home).await? {
         Some(link) => link,
-        None if left == 0 => return Ok((RevertResult::TargetGone, format!("none of the pods on {node} exists any more"))),
+        None if left == 0 => return Ok((RevertResult::TargetGone, gone())),
         None if how == ProcessFault::CrashHold => {
-            return Ok((RevertResult::Nothing, format!("no helper of this drill runs on {node}, so nothing is being killed")));
+            return Ok((RevertResult::Nothing, format!("no helper of this drill runs {home}, so nothing is being killed")));
         }
         // Somebody stopped them and nobody is there to wake them: a new helper.
-        None => cx.helper(node).await?,
+        None => cx.helper(&home).await?,
     };
     let request = NodeReq::Revert { how, pods: all_on_node(cx, &pods) };
     let report: NodeReport = link.call("revert", &request, ASK_LIMIT).await?;
     let hit: u32 = report.pods.iter().map(|p| p.hit).sum();
     Ok(match how {
-        _ if hit == 0 && left == 0 => (RevertResult::TargetGone, format!("none of the pods on {node} exists any more")),
-        _ if hit == 0 => (RevertResult::Nothing, format!("nothing was to be undone on {node}")),
-        ProcessFault::Freeze => (RevertResult::Reverted, format!("{hit} processes on {node} go on")),
-        ProcessFault::Crash | ProcessFault::CrashHold => (RevertResult::Reverted, format!("processes on {node} are no longer killed")),
+        _ if hit == 0 && left == 0 => (RevertResult::TargetGone, gone()),
+        _ if hit == 0 => (RevertResult::Nothing, format!("nothing was to be undone {home}")),
+        ProcessFault::Freeze => (RevertResult::Reverted, format!("{hit} processes {home} go on")),
+        ProcessFault::Crash | ProcessFault::CrashHold => (RevertResult::Reverted, format!("processes {home} are no longer killed")),
     })
 }
 
@@ -247,7 +262,7 @@ pub(super) async fn gone(cx: &FaultCx, pods: &[PodOnNode], how: ProcessFault, li
     let limit = if how == ProcessFault::CrashHold { limit.max(BACK_OFF) } else { limit };
     until(cx, "that nothing is left of it", limit, || async {
         let mut proof = Vec::new();
-        for (node, pods) in by_node(pods) {
+        for (home, pods) in by_home(pods) {
             let mut alive: Vec<PodOnNode> = Vec::new();
             for pod in pods {
                 match there(cx, pod).await? {
@@ -269,7 +284,7 @@ pub(super) async fn gone(cx: &FaultCx, pods: &[PodOnNode], how: ProcessFault, li
                 continue;
             }
             // For a crash the helper is asked only if there is one: without one nothing is killed.
-            if how != ProcessFault::Freeze && cx.existing_helper(node).await?.is_none() {
+            if how != ProcessFault::Freeze && cx.existing_helper(&home).await?.is_none() {
                 continue;
             }
             for (report, _) in ask(cx, &alive, "look", |pods| NodeReq::Look { pods }).await? {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::processes::Ident,
-    scenario::types::{Direction, Dur, Percent, Quantity},
+    scenario::types::{Direction, Dur, Percent, Placement, Quantity},
 };
 
 /// How to undo a fault. Written to the journal and to the in-cluster record before anything changes.
@@ -314,6 +314,9 @@ pub struct PodOnNode {
     pub containers: Vec<String>,
     /// Its controller, if any.
     pub owner: Option<OwnerRef>,
+    /// Where its helper is.
+    #[serde(default, skip_serializing_if = "Placement::is_node")]
+    pub placement: Placement,
 }
 
 /// What is done to processes.
@@ -358,6 +361,9 @@ pub struct OnVolume {
     pub id: VolumeId,
     /// What is done.
     pub act: VolumeAct,
+    /// For an agent within the pod: what the pod calls the volume, all of which it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declared: Option<String>,
 }
 
 /// What is mounted, as its node's kernel has it.

@@ -1,7 +1,8 @@
 //! `fillDisk`, `corruptFile` and `deleteFiles`: what a helper does on a volume of the target, and undoes there.
 //!
 //! The helper's side is [`crate::agent::volume`]. The lasting thing is the claim: where the pod is gone, the revert goes through
-//! whichever pod has the claim mounted by then, and where none has, through the node that it was on.
+//! whichever pod has the claim mounted by then, and where none has, through the node that it was on. A helper within a pod has the
+//! pod's volumes mounted whole: a `subPath` is a part of the file's path there.
 
 use std::time::Duration;
 
@@ -9,13 +10,15 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume as PodVolume
 use kube::ResourceExt as _;
 
 use super::{
-    FaultCx, FaultError, FillGoal, OnVolume, PodOnNode, Prepared, Undo, VolumeAct, VolumeId,
+    FaultCx, FaultError, FillGoal, Home, OnVolume, PodOnNode, Prepared, Undo, VolumeAct, VolumeId,
     change::until,
+    home,
     on_nodes::{self, own_name, said},
     owner, processes,
 };
 use crate::{
     agent::{
+        inside::Work,
         node::NodeReq,
         pods::is_over,
         volume::{OURS, Step, VolumeAt, VolumeSeen},
@@ -23,7 +26,7 @@ use crate::{
     clock::Stamp,
     journal::{RevertResult, TouchedObject},
     plan::ResolvedObject,
-    scenario::types::{FaultSpec, FillDisk},
+    scenario::types::{FaultSpec, FillDisk, Placement},
 };
 
 /// A volume of a pod, where a container has it.
@@ -32,6 +35,8 @@ struct Place {
     mount: String,
     sub_path: Option<String>,
     claim: Option<String>,
+    /// What the pod calls the volume.
+    name: String,
     /// What of the path lies below the mount.
     below: String,
 }
@@ -55,6 +60,7 @@ pub(super) async fn prepare(
         return Err(FaultError::failed(what, format!("`{}` is refused: a path has no `..`", path.unwrap_or_default())));
     }
     let name = own_name(cx, OURS);
+    let placement = home::placement(cx, spec);
     let (mut at, mut objects) = (Vec::<OnVolume>::new(), Vec::new());
     for target in targets {
         let failed = |why: String| FaultError::failed(format!("{what} of {} {}/{}", target.kind, target.namespace, target.name), why);
@@ -68,7 +74,8 @@ pub(super) async fn prepare(
                 (pod, place)
             }
         };
-        let on = on_node(cx, &pod, &place.container).await?;
+        let place = if placement == Placement::Pod { place.whole().map_err(failed)? } else { place };
+        let on = on_node(cx, &pod, &place.container, placement).await?;
         if on.node.is_empty() || pod.metadata.deletion_timestamp.is_some() {
             return Err(failed("it is on no node, or is being deleted: its volumes cannot be reached".to_owned()));
         }
@@ -82,9 +89,11 @@ pub(super) async fn prepare(
         if place.claim.is_some() && at.iter().any(|other| other.claim == place.claim && other.pod.namespace == on.namespace) {
             continue;
         }
-        let Place { container, mount, sub_path, claim, below } = place;
+        let Place { container, mount, sub_path, claim, name, below } = place;
         let act = act(spec, below).map_err(failed)?;
-        at.push(OnVolume { pod: on, container, mount, sub_path, claim, id: VolumeId { device: String::new(), root: String::new() }, act });
+        let id = VolumeId { device: String::new(), root: String::new() };
+        let declared = (placement == Placement::Pod).then_some(name);
+        at.push(OnVolume { pod: on, container, mount, sub_path, claim, id, act, declared });
     }
     if at.is_empty() {
         return Err(FaultError::failed(what, "the target matches nothing"));
@@ -92,7 +101,10 @@ pub(super) async fn prepare(
     let seen = ask(cx, Step::Look, &name, &at.iter().map(|on| (on.clone(), false)).collect::<Vec<_>>()).await?;
     for (on, seen) in at.iter_mut().zip(seen) {
         let (Some(id), Some(act)) = (seen.id, seen.act) else {
-            return Err(FaultError::failed(what, format!("the helper on {} does not say which volume that is", on.pod.node)));
+            return Err(FaultError::failed(
+                what,
+                format!("the helper {} does not say which volume that is", Home::of(&on.pod, Work::Volumes)),
+            ));
         };
         (on.id, on.act) = (id, act);
     }
@@ -128,7 +140,7 @@ fn act(spec: &FaultSpec, below: String) -> Result<VolumeAct, String> {
     })
 }
 
-async fn on_node(cx: &FaultCx, pod: &Pod, container: &str) -> Result<PodOnNode, FaultError> {
+async fn on_node(cx: &FaultCx, pod: &Pod, container: &str, placement: Placement) -> Result<PodOnNode, FaultError> {
     let uid = pod.uid().unwrap_or_default();
     cx.helpers.keep_containers(&uid, processes::container_ids(pod));
     Ok(PodOnNode {
@@ -138,6 +150,7 @@ async fn on_node(cx: &FaultCx, pod: &Pod, container: &str) -> Result<PodOnNode, 
         node: pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default(),
         containers: vec![container.to_owned()],
         owner: owner::of(cx, pod).await?,
+        placement,
     })
 }
 
@@ -185,6 +198,7 @@ fn place(pod: &Pod, (container, mount, volume): (&str, &VolumeMount, &PodVolume)
         mount: trimmed(&mount.mount_path).to_owned(),
         sub_path: mount.sub_path.clone().or_else(|| mount.sub_path_expr.clone()),
         claim,
+        name: volume.name.clone(),
         below: below.trim_start_matches('/').to_owned(),
     })
 }
@@ -210,24 +224,51 @@ fn of_path(pod: &Pod, path: &str, containers: &[String]) -> Result<Place, String
     }
 }
 
+impl Place {
+    /// The same on the whole volume, as an agent within the pod has it.
+    fn whole(self) -> Result<Self, String> {
+        let Some(part) = &self.sub_path else { return Ok(self) };
+        if part.contains('$') || part.split('/').any(|part| part == "..") {
+            return Err(format!(
+                "it has `{part}` of the volume mounted at {}, and an agent in the pod does not know where on the whole volume that is",
+                self.mount
+            ));
+        }
+        let below = [part.trim_matches('/'), self.below.as_str()].into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/");
+        Ok(Self { below: if self.below.is_empty() { String::new() } else { below }, sub_path: None, ..self })
+    }
+}
+
+/// Which part of a claim is meant.
+#[derive(Debug, Clone, Copy)]
+enum Part<'a> {
+    /// Whichever a pod has: its agent has all.
+    Any,
+    /// This one; none: the whole.
+    Only(Option<&'a str>),
+}
+
 /// Where a pod has a claim mounted.
-fn of_pods_claim(pod: &Pod, claim: &str, sub_path: Option<&str>) -> Option<Place> {
+fn of_pods_claim(pod: &Pod, claim: &str, part: Part<'_>) -> Option<Place> {
     mounts(pod, &[])
         .filter(|(_, _, volume)| claim_of(pod, volume).is_ok_and(|c| c.as_deref() == Some(claim)))
-        .filter(|(_, mount, _)| mount.sub_path.as_deref().or(mount.sub_path_expr.as_deref()) == sub_path)
+        .filter(|(_, mount, _)| match part {
+            Part::Any => true,
+            Part::Only(sub_path) => mount.sub_path.as_deref().or(mount.sub_path_expr.as_deref()) == sub_path,
+        })
         .find_map(|mount| place(pod, mount, "").ok())
 }
 
 /// A running pod that has a claim mounted, and where.
-async fn mounted(cx: &FaultCx, namespace: &str, claim: &str, sub_path: Option<&str>) -> Result<Option<(Pod, Place)>, FaultError> {
+async fn mounted(cx: &FaultCx, namespace: &str, claim: &str, part: Part<'_>) -> Result<Option<(Pod, Place)>, FaultError> {
     let pods = cx.cluster.list_all(&cx.cluster.api::<Pod>(namespace), None, &format!("list the pods of claim {namespace}/{claim}")).await?;
     let live =
         pods.into_iter().filter(|p| !is_over(p) && p.metadata.deletion_timestamp.is_none() && !processes::container_ids(p).is_empty());
-    Ok(live.into_iter().find_map(|pod| of_pods_claim(&pod, claim, sub_path).map(|place| (pod, place))))
+    Ok(live.into_iter().find_map(|pod| of_pods_claim(&pod, claim, part).map(|place| (pod, place))))
 }
 
 async fn of_claim(cx: &FaultCx, target: &ResolvedObject, path: Option<&str>) -> Result<(Pod, Place), FaultError> {
-    let found = mounted(cx, &target.namespace, &target.name, None).await?;
+    let found = mounted(cx, &target.namespace, &target.name, Part::Only(None)).await?;
     let (pod, place) = found.ok_or_else(|| {
         let what = format!("reach claim {}/{}", target.namespace, target.name);
         FaultError::failed(what, "no running pod has it mounted as a whole and writable: name a pod and a path instead")
@@ -245,9 +286,10 @@ async fn ask(cx: &FaultCx, step: Step, name: &str, all: &[(OnVolume, bool)]) -> 
         name: name.to_owned(),
         act: on.act.clone(),
         of_node: false,
+        declared: on.declared.clone(),
     };
     let request = |which: &[&(OnVolume, bool)]| NodeReq::Volumes { step, at: which.iter().map(|on| one(on)).collect() };
-    on_nodes::ask(cx, all, |(on, _)| &on.pod.node, "act on volumes", request).await
+    on_nodes::ask(cx, all, |(on, _)| Home::of(&on.pod, Work::Volumes), "act on volumes", request).await
 }
 
 /// The volumes as they can be reached now, and what is to be said of those that are gone for good.
@@ -269,10 +311,12 @@ async fn now(cx: &FaultCx, at: &[OnVolume]) -> Result<(Vec<(OnVolume, bool)>, Ve
             gone.push(format!("claim {}/{claim} is gone", on.pod.namespace));
             continue;
         }
-        match mounted(cx, &on.pod.namespace, claim, on.sub_path.as_deref()).await? {
+        let part = if on.pod.placement == Placement::Pod { Part::Any } else { Part::Only(on.sub_path.as_deref()) };
+        match mounted(cx, &on.pod.namespace, claim, part).await? {
             Some((pod, place)) => {
-                let pod = on_node(cx, &pod, &place.container).await?;
-                there.push((OnVolume { pod, container: place.container, mount: place.mount, ..on.clone() }, false));
+                let pod = on_node(cx, &pod, &place.container, on.pod.placement).await?;
+                let declared = on.declared.as_ref().map(|_| place.name);
+                there.push((OnVolume { pod, container: place.container, mount: place.mount, declared, ..on.clone() }, false));
             }
             // The node that it was on may have it mounted still.
             None => there.push((on.clone(), true)),
@@ -345,4 +389,31 @@ pub(super) async fn gone(cx: &FaultCx, at: &[OnVolume], name: &str, limit: Durat
         Ok(Ok(proof.join("; ")))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_volume_is_found_on_the_whole_one() {
+        let place = |part: Option<&str>, below: &str| Place {
+            container: "main".to_owned(),
+            mount: "/data".to_owned(),
+            sub_path: part.map(str::to_owned),
+            claim: None,
+            name: "data".to_owned(),
+            below: below.to_owned(),
+        };
+        for (part, below, wanted) in
+            [(None, "d/a", "d/a"), (Some("pg/main"), "d/a", "pg/main/d/a"), (Some("pg/"), "a*", "pg/a*"), (Some("pg"), "", "")]
+        {
+            let whole = place(part, below).whole().unwrap();
+            assert_eq!((whole.below.as_str(), whole.sub_path), (wanted, None), "{part:?} {below}");
+        }
+        for part in ["$(POD_NAME)/pg", "../pg"] {
+            let error = place(Some(part), "a").whole().map(|_| ()).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
 }

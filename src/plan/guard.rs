@@ -4,7 +4,8 @@
 //!   them; so does a runbook, and a probe that writes. System namespaces and firedrill's own are refused whatever their labels.
 //! - A fault on pods needs their namespace's label and not their node's, even where a node helper does it: the helper
 //!   acts on the processes of these pods alone, runs in firedrill's own namespace, and whether privileged helpers may be
-//!   placed at all is said by the environment (`firedrill.nodeHelpers`) and by the cluster's own admission. A fault on
+//!   placed at all is said by the environment (`firedrill.nodeHelpers`) and by the cluster's own admission; where not, what can be is
+//!   made from within the target's pods. A fault on
 //!   a node needs that node's label; a drain needs that of every namespace besides whose pods it evicts.
 //! - The limits count what is distinct over the whole drill. Scaling down counts the pods that go.
 //! - A PodDisruptionBudget is asked for each fault: all pods of it that the fault breaks go at once, and a budget whose
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::core::SelectorExt as _;
 
 use super::{
-    drain, kinds, resolve,
+    drain, kinds, placed, resolve,
     rollout::which,
     seen::{NamedKind, ObjectSeen, PodSeen, Snapshot},
     types::{BlastRadius, ResolvedObject, ResolvedTarget},
@@ -122,12 +123,7 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
         let own = own.map_or("", |_| " but pods of firedrill's own, which no drill may break: select others by their labels");
         found.refusals.push(format!("step `{step}`: target `{target_name}` ({}) matches nothing{own}", describe(target)));
     }
-    if view.helper && !place.firedrill.node_helpers {
-        let kind = view.kind;
-        found.refusals.push(format!(
-            "step `{step}`: `{kind}` needs a node helper, and the environment says `nodeHelpers: false`: allow it, or use `podKill`"
-        ));
-    }
+    placed::check(&place.firedrill, fault, &view, snapshot, &mut found);
     if let Some(path) = path(spec).filter(|path| path.split('/').any(|part| part == "..")) {
         found.refusals.push(format!("step `{step}`: `{path}` may lead out of the volume: write the path without `..`"));
     }

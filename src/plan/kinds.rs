@@ -2,8 +2,9 @@
 //!
 //! The structs are taken apart without `..`, so that a new kind does not compile before it has its line here.
 
+use crate::scenario::check::placements;
 use crate::scenario::types::{
-    Endpoint, FaultSpec, LedgerProbe, ObjectName, Objective, OneOf as _, Postgres, Probe, Scenario, ServiceRef, Step,
+    Endpoint, FaultSpec, LedgerProbe, ObjectName, Objective, OneOf as _, OwnPlace, Placement, Postgres, Probe, Scenario, ServiceRef, Step,
 };
 
 /// What a fault counts against in the limits.
@@ -40,6 +41,16 @@ impl FaultView<'_> {
     /// Whether it takes pods away, so that their budgets have a say.
     pub fn asks_budgets(&self) -> bool {
         self.breaks == Breaks::Pods || self.kind == "scale"
+    }
+
+    /// Whether its helper may be within the target's pod.
+    pub fn works_inside(&self) -> bool {
+        placements(self.kind).contains(&Placement::Pod)
+    }
+
+    /// Whether it is for every process of a container, the first one included.
+    pub fn hits_all(&self) -> bool {
+        matches!(self.kind, "freeze" | "crash")
     }
 
     /// Whether it stays in force until somebody undoes it through the API server. What a node helper does ends with the
@@ -84,6 +95,7 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
         manifest,
         undo: _,
         duration: _,
+        placement: _,
     } = spec;
     let t = |target, breaks, accepts, helper, built| Some(FaultView { kind, target: Some(target), breaks, accepts, helper, built });
     if let Some(f) = pod_kill {
@@ -148,6 +160,22 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
         helper: false,
         built: manifest.is_some(),
     })
+}
+
+/// Why every process of a container cannot be hit from within a pod.
+pub const NOT_SHARED: &str = "from within the pod it needs `shareProcessNamespace: true`: the kernel drops SIGSTOP and SIGKILL to the first process of a \
+                              namespace from inside it, and whoever is in that namespace ends with it";
+
+/// Where a fault's helpers are: as it says, else on nodes, else in pods where the environment has no node helpers and the fault can be
+/// made there.
+pub fn placement(spec: &FaultSpec, own: &OwnPlace) -> Placement {
+    let forced = !own.node_helpers && fault(spec).is_some_and(|view| view.works_inside());
+    spec.placement.unwrap_or(if forced { Placement::Pod } else { Placement::Node })
+}
+
+/// Whether a fault is made by an agent within its target's pods.
+pub fn is_inside(spec: &FaultSpec, own: &OwnPlace) -> bool {
+    fault(spec).is_some_and(|view| view.helper) && placement(spec, own) == Placement::Pod
 }
 
 /// What a probe reads, writes and needs.
@@ -397,6 +425,7 @@ mod tests {
                 "fillNodeDisk",
             ];
             assert_eq!(view.built, built.contains(kind), "{kind}");
+            assert_eq!(view.helper, placements(kind).contains(&Placement::Node), "{kind}");
         }
     }
 }

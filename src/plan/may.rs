@@ -2,11 +2,13 @@
 //! half-way at a refusal that could have been known.
 
 use futures::{StreamExt as _, stream};
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview, SubjectAccessReviewSpec,
+};
 use kube::api::PostParams;
 
 use super::Permission;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ClusterError};
 
 /// How many questions are asked at a time.
 const AT_ONCE: usize = 8;
@@ -22,19 +24,59 @@ pub struct Missing {
 
 /// Which of these permissions the user of this connection lacks.
 pub async fn missing(cluster: &Cluster, permissions: &[Permission]) -> Missing {
-    let questions: Vec<ResourceAttributes> = permissions.iter().flat_map(questions).collect();
-    let mut answers = stream::iter(questions.into_iter().map(|question| async move {
-        let called = called(&question);
+    asked(permissions, |question| async move {
+        let what = format!("ask whether it may {}", called(&question));
         let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(question), ..SelfSubjectAccessReviewSpec::default() };
         let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
         let asked = cluster.cluster_api::<SelfSubjectAccessReview>();
-        match cluster.call(format!("ask whether it may {called}"), asked.create(&PostParams::default(), &review)).await {
-            Ok(answer) if answer.status.as_ref().is_some_and(|s| s.allowed) => None,
-            Ok(_) => Some(Ok(called)),
-            Err(error) => Some(Err(format!("{called} ({error})"))),
+        let answer = cluster.call(what, asked.create(&PostParams::default(), &review)).await?;
+        Ok(answer.status.is_some_and(|s| s.allowed))
+    })
+    .await
+}
+
+/// Which of these permissions a ServiceAccount (namespace, name) lacks. Asking for others is a permission of its own.
+pub async fn missing_of(cluster: &Cluster, account: (&str, &str), permissions: &[Permission]) -> Missing {
+    let (namespace, name) = account;
+    let user = format!("system:serviceaccount:{namespace}:{name}");
+    let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}"), "system:authenticated".to_owned()];
+    asked(permissions, |question| {
+        let (user, groups) = (user.clone(), groups.to_vec());
+        async move {
+            let what = format!("ask whether {user} may {}", called(&question));
+            let spec = SubjectAccessReviewSpec {
+                resource_attributes: Some(question),
+                user: Some(user),
+                groups: Some(groups),
+                ..SubjectAccessReviewSpec::default()
+            };
+            let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+            let asked = cluster.cluster_api::<SubjectAccessReview>();
+            let answer = cluster.call(what, asked.create(&PostParams::default(), &review)).await?;
+            Ok(answer.status.is_some_and(|s| s.allowed))
         }
-    }))
-    .buffered(AT_ONCE);
+    })
+    .await
+}
+
+/// Asks every question of these permissions; an answer is whether it is allowed.
+async fn asked<F>(permissions: &[Permission], ask: impl Fn(ResourceAttributes) -> F) -> Missing
+where
+    F: Future<Output = Result<bool, ClusterError>>,
+{
+    let questions: Vec<ResourceAttributes> = permissions.iter().flat_map(questions).collect();
+    let answers = questions.into_iter().map(|question| {
+        let called = called(&question);
+        let answer = ask(question);
+        async move {
+            match answer.await {
+                Ok(true) => None,
+                Ok(false) => Some(Ok(called)),
+                Err(error) => Some(Err(format!("{called} ({error})"))),
+            }
+        }
+    });
+    let mut answers = std::pin::pin!(stream::iter(answers).buffered(AT_ONCE));
     let mut missing = Missing::default();
     while let Some(answer) = answers.next().await {
         match answer {

@@ -15,6 +15,7 @@ mod make;
 mod manifest;
 pub mod may;
 pub mod others;
+mod placed;
 pub mod rbac;
 mod recheck;
 pub mod render;

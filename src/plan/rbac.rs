@@ -158,7 +158,9 @@ fn own_place(plan: &Plan, snapshot: &Snapshot, rules: &mut Rules) {
 }
 
 fn needs_helper(plan: &Plan) -> bool {
-    plan.leaf_steps().iter().any(|s| s.spec.inject.as_ref().and_then(kinds::fault).is_some_and(|v| v.helper))
+    let own = &plan.place.firedrill;
+    let on_node = |fault: &FaultSpec| kinds::fault(fault).is_some_and(|v| v.helper) && !kinds::is_inside(fault, own);
+    plan.leaf_steps().iter().any(|s| s.spec.inject.as_ref().is_some_and(on_node))
 }
 
 /// The permissions that the drill's watchdog needs: to take the drill over out of its record, to revert every fault of it and
@@ -212,6 +214,7 @@ fn of_revert(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rule
             owner_rules(namespace, &object.owner, why, rules);
         }
         volume_rules(namespace, &object.owner, view, why, rules);
+        inside_rules(plan, fault, namespace, why, rules);
         if fault.scale.is_some() {
             rules.named(namespace, "apps", workloads(&object.kind), &object.name, &["get", "patch"], why);
         }
@@ -277,6 +280,7 @@ fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rules
             owner_rules(namespace, &object.owner, why, rules);
         }
         volume_rules(namespace, &object.owner, view, why, rules);
+        inside_rules(plan, fault, namespace, why, rules);
         for peer in fault.partition.iter().flat_map(|p| &p.peers).filter_map(|peer| plan.targets.get(peer)) {
             if let (Some(_), Some(namespace)) = (&peer.spec.service, &peer.spec.namespace) {
                 rules.all(namespace, "discovery.k8s.io", "endpointslices", &["list"], why);
@@ -298,6 +302,16 @@ fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rules
                 rules.all(namespace, "batch", "jobs", &["get", "list"], why);
             }
         }
+    }
+}
+
+/// An agent within a pod is added to it, talked to by exec, and seen in its status; what it may be is said by the namespace.
+fn inside_rules(plan: &Plan, fault: &FaultSpec, namespace: &str, why: &str, rules: &mut Rules) {
+    if kinds::is_inside(fault, &plan.place.firedrill) {
+        rules.all(namespace, "", "pods", READ, why);
+        rules.all(namespace, "", "pods/ephemeralcontainers", &["patch"], why);
+        rules.all(namespace, "", "pods/exec", EXEC, why);
+        rules.add(None, "", "namespaces", Some(namespace), &["get"], why);
     }
 }
 

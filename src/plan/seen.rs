@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 use kube::{ResourceExt as _, core::Selector};
 
 use super::others::Others;
-use crate::labels;
+use crate::{agent::inside, labels};
 
 /// The cluster as planning sees it. What was not asked for is absent.
 #[derive(Debug, Clone, Default)]
@@ -79,6 +79,10 @@ pub struct PodSeen {
     pub ready: bool,
     /// Whether it is being deleted, or has succeeded or failed: a fault on it would prove nothing.
     pub ending: bool,
+    /// Whether its containers see each other's processes.
+    pub shares_processes: bool,
+    /// Whether each of its containers says which user it is, and that this is not 0.
+    pub says_user: bool,
 }
 
 /// A pod on a node that a drain would evict.
@@ -240,6 +244,8 @@ impl PodSeen {
                 .and_then(|s| s.conditions.as_deref())
                 .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")),
             ending: finished || pod.metadata.deletion_timestamp.is_some(),
+            shares_processes: inside::shares_processes(pod),
+            says_user: inside::says_users(pod),
         })
     }
 }

@@ -244,6 +244,16 @@ pub(crate) const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     (
         "steps",
+        "  steps:\n    - {name: lose, inject: {freeze: {target: primary}}}\n    - {inject: {partition: {target: primary}, placement: §pod}}",
+        "`partition` needs its node, and cannot be made from within a pod",
+    ),
+    (
+        "steps",
+        "  steps:\n    - {name: lose, inject: {freeze: {target: primary}}}\n    - {inject: {podKill: {target: primary}, §placement: node}}",
+        "`podKill` has no helper, and so no `placement`",
+    ),
+    (
+        "steps",
         "  steps:\n    - {name: lose, inject: {freeze: {target: primary}}}\n    - {parallel: [{hold: 1s}, {waitFor: {probe: §x, state: good, timeout: 1m}}]}",
         "probe `x` does not exist",
     ),

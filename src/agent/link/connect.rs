@@ -7,7 +7,7 @@ use kube::{Api, api::AttachParams};
 use tokio::net::UnixStream;
 
 use super::{LinkError, Transport, task::Cut};
-use crate::agent::wire::Pipe;
+use crate::agent::{inside, wire::Pipe};
 
 /// Makes one connection.
 pub(super) async fn open(transport: &Transport) -> Result<Pipe, Cut> {
@@ -31,9 +31,10 @@ pub(super) async fn open(transport: &Transport) -> Result<Pipe, Cut> {
             };
             Ok(Pipe { read: Box::new(read), write: Box::new(write), keep: Box::new(child) })
         }
-        Transport::Exec { client, namespace, pod } => {
+        Transport::Exec { client, namespace, pod, container } => {
             let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
             let params = AttachParams {
+                container: container.clone(),
                 stdin: true,
                 stdout: true,
                 stderr: false,
@@ -43,7 +44,7 @@ pub(super) async fn open(transport: &Transport) -> Result<Pipe, Cut> {
             };
             let mut process = match api.exec(pod, ["/firedrill", "agent", "attach"], &params).await {
                 Ok(process) => process,
-                Err(e) => return Err(exec_failed(&api, pod, &e).await),
+                Err(e) => return Err(exec_failed(&api, pod, container.as_deref(), &e).await),
             };
             let (Some(read), Some(write)) = (process.stdout(), process.stdin()) else {
                 return Err(Cut::Broken("the exec has no streams".to_owned()));
@@ -53,11 +54,12 @@ pub(super) async fn open(transport: &Transport) -> Result<Pipe, Cut> {
     }
 }
 
-/// An exec that fails may work the next time, except when the pod is gone or over.
-async fn exec_failed(api: &Api<Pod>, pod: &str, error: &kube::Error) -> Cut {
+/// An exec that fails may work the next time, except when the pod, or the container that was added to it, is gone or over.
+async fn exec_failed(api: &Api<Pod>, pod: &str, container: Option<&str>, error: &kube::Error) -> Cut {
     let over = |why: String| Cut::Over(LinkError::Ended { at: format!("pod {pod}"), why });
     match api.get_opt(pod).await {
         Ok(None) => over("the pod is gone".to_owned()),
+        Ok(Some(found)) if container.is_some_and(|name| inside::has_ended(&found, name)) => over("its container has ended".to_owned()),
         Ok(Some(found)) => match found.status.and_then(|s| s.phase).as_deref() {
             Some(phase @ ("Succeeded" | "Failed")) => over(format!("the pod is {phase}")),
             _ => Cut::Broken(format!("failed to exec: {error}")),

@@ -1,7 +1,8 @@
 //! Volumes as the kernel has them.
 //!
 //! The way in is `/proc/PID/root` of one of the container's processes, and from there `openat2`: no link is followed, and the folder
-//! must be the mount itself (by its mount's number), not something below or beside it. Below it nothing leaves the mount.
+//! must be the mount itself (by its mount's number), not something below or beside it. Below it nothing leaves the mount. An agent
+//! within a pod goes in by its own mounts.
 
 use std::{
     fs, io,
@@ -20,7 +21,10 @@ use rustix::{
 
 use super::{Entry, Kind, Space, Volume, VolumeAt, parts};
 use crate::{
-    agent::processes::{Kernel, Proc, State},
+    agent::{
+        inside,
+        processes::{Kernel, Proc, State, own_pid},
+    },
     fault::VolumeId,
 };
 
@@ -29,6 +33,10 @@ const WITHIN: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
 /// What is written where room cannot be taken without writing.
 const ZEROS: usize = 1 << 20;
+/// What the kubelet mounts into every container out of its own folder.
+const OF_KUBELET: [&str; 2] = ["/etc/hosts", "/dev/termination-log"];
+/// What the container runtime mounts out of its own.
+const OF_RUNTIME: [&str; 2] = ["/etc/hostname", "/etc/resolv.conf"];
 /// File systems that live in memory.
 const IN_MEMORY: [&str; 2] = ["tmpfs", "ramfs"];
 
@@ -111,6 +119,10 @@ impl Kernel {
     }
 
     fn volume(&self, at: &VolumeAt, lost: bool) -> Result<Opened, String> {
+        if self.inside {
+            let name = at.declared.as_deref().filter(|_| !at.of_node).ok_or("which of the pod's volumes it is is not said")?;
+            return self.open(own_pid(), &inside::mount(name));
+        }
         if at.of_node {
             return self.node_disk();
         }
@@ -185,6 +197,10 @@ impl Kernel {
 
     /// Whether a device carries the node itself. What cannot be told is taken for it.
     fn is_nodes_own(&self, device: (u32, u32)) -> bool {
+        if self.inside {
+            let device = format!("{}:{}", device.0, device.1);
+            return on_nodes_disk(&self.mounts(own_pid()), &device);
+        }
         let of = |path: &str| {
             let path = self.root.join("1/root").join(path);
             statx(CWD, &path, AtFlags::empty(), StatxFlags::INO).ok().map(|s| (s.stx_dev_major, s.stx_dev_minor))
@@ -196,6 +212,14 @@ impl Kernel {
                 .filter_map(|path| of(path))
                 .any(|d| d == device)
     }
+}
+
+/// Whether a device carries the folder of the kubelet, or of the runtime, by what they have mounted into this container. What cannot be
+/// told is taken for it.
+fn on_nodes_disk(mounts: &[Mounted], device: &str) -> bool {
+    let from = |points: &[&str], m: &Mounted| points.contains(&m.point.as_str());
+    let known = mounts.iter().any(|m| from(&OF_KUBELET, m));
+    !known || mounts.iter().any(|m| (from(&OF_KUBELET, m) || from(&OF_RUNTIME, m)) && m.device == device)
 }
 
 /// An open volume.

@@ -64,6 +64,9 @@ pub struct VolumeAt {
     /// It is no pod's volume, but the disk of the node's kubelet.
     #[serde(default)]
     pub of_node: bool,
+    /// For an agent within the pod, which has the pod's volumes mounted by their names: this one's.
+    #[serde(default)]
+    pub declared: Option<String>,
 }
 
 /// What a helper answers about a volume.

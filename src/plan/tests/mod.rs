@@ -27,7 +27,8 @@ fn allowed() -> BTreeMap<String, String> {
 }
 
 fn pod(uid: &str, node: &str, owner: &str, pairs: &[(&str, &str)]) -> PodSeen {
-    PodSeen { uid: uid.to_owned(), labels: labelled(pairs), node: node.to_owned(), owner: owner.to_owned(), ready: true, ending: false }
+    let (node, owner) = (node.to_owned(), owner.to_owned());
+    PodSeen { uid: uid.to_owned(), labels: labelled(pairs), node, owner, ready: true, ..PodSeen::default() }
 }
 
 /// A shop with a database of three, a web of four, a backup job and a budget.

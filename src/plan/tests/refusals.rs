@@ -136,7 +136,9 @@ fn another_cluster_is_refused_with_both_uids() {
 fn helpers_need_the_environments_leave_and_faults_their_kind_of_target() {
     let mut none = environment();
     none.spec.firedrill.node_helpers = false;
-    refused(&json!({}), &shop(), &none, &["`freeze` needs a node helper, and the environment says `nodeHelpers: false`"]);
+    refused(&json!({}), &shop(), &none, &["`freeze` cannot be made in Pod shop/orders-0 (the environment says `nodeHelpers: false`)"]);
+    let cut = breaks(&json!({"namespace": "shop", "name": "orders-0"}), "partition", &json!({"pods": 1}));
+    refused(&cut, &shop(), &none, &["`partition` needs a node helper, and the environment says `nodeHelpers: false`"]);
     let backup = json!({"namespace": "shop", "cronJob": "backup"});
     refused(
         &breaks(&backup, "podKill", &json!({"objects": 1})),
@@ -147,6 +149,65 @@ fn helpers_need_the_environments_leave_and_faults_their_kind_of_target() {
     let mut suspended = shop();
     suspended.objects.get_mut(&ObjectKey::new(NamedKind::CronJob, "shop", "backup")).unwrap().suspended = true;
     refused(&breaks(&backup, "cutBackupJob", &json!({"objects": 1})), &suspended, &environment(), &["is suspended already"]);
+}
+
+/// A fault on the pod orders-0.
+fn placed(fault: Value, placement: Option<&str>) -> Value {
+    let mut inject = fault;
+    if let Some(placement) = placement {
+        inject["placement"] = json!(placement);
+    }
+    json!({"targets": {"t": {"namespace": "shop", "name": "orders-0"}}, "limits": {"pods": 1, "volumes": 1}, "probes": {}, "objectives": [],
+           "steps": [{"name": "break", "inject": inject}]})
+}
+
+#[test]
+fn a_placement_is_had_where_it_works_and_else_refused_with_its_reason() {
+    let fill = || json!({"fillDisk": {"target": "t", "path": "/data", "leave": "0"}});
+    let signal = || json!({"signal": {"target": "t", "signal": "SIGHUP", "process": "postgres"}});
+    let on = |kind: &str| json!({kind: {"target": "t"}});
+    let mut none = environment();
+    none.spec.firedrill.node_helpers = false;
+    let seen = |shares: bool, says_user: bool, level: &str| {
+        let mut snapshot = shop();
+        let pod = snapshot.pods.get_mut("shop").unwrap().get_mut("orders-0").unwrap();
+        (pod.shares_processes, pod.says_user) = (shares, says_user);
+        snapshot.namespaces.get_mut("shop").unwrap().labels.insert("pod-security.kubernetes.io/enforce".to_owned(), level.to_owned());
+        snapshot
+    };
+    let plain = seen(false, false, "baseline");
+    for (spec, environment, snapshot) in [
+        (placed(fill(), Some("pod")), environment(), &plain),
+        (placed(fill(), None), none.clone(), &plain),
+        (placed(signal(), Some("pod")), environment(), &plain),
+        (placed(on("freeze"), Some("pod")), environment(), &seen(true, false, "privileged")),
+        (placed(on("crash"), None), none.clone(), &seen(true, true, "restricted")),
+    ] {
+        let plan = plan_of(&spec, snapshot, &environment, 7).unwrap_or_else(|refused| panic!("{spec}: {refused}"));
+        assert!(plan.warnings.iter().any(|w| w.contains("ephemeral container")), "{:?}", plan.warnings);
+        let has = |resource: &str, verb: &str, namespace: &str| {
+            let of = |p: &&Permission| p.resource == resource && p.namespace.as_deref() == Some(namespace);
+            plan.rbac.iter().filter(of).any(|p| p.verbs.iter().any(|v| v == verb))
+        };
+        assert!(has("pods/ephemeralcontainers", "patch", "shop") && has("pods/exec", "create", "shop"), "{:#?}", plan.rbac);
+        assert!(!has("pods", "create", "firedrill"), "no helper is placed in firedrill's own namespace");
+    }
+    let plan = planned(&placed(fill(), Some("node")));
+    assert!(!plan.rbac.iter().any(|p| p.resource == "pods/ephemeralcontainers"));
+    for (spec, environment, snapshot, why) in [
+        (placed(on("freeze"), Some("pod")), environment(), plain.clone(), "needs `shareProcessNamespace: true`"),
+        (
+            placed(on("partition"), Some("pod")),
+            environment(),
+            plain.clone(),
+            "`partition` needs its node, and cannot be made from within a pod",
+        ),
+        (placed(on("podKill"), Some("pod")), environment(), plain.clone(), "`podKill` has no helper whose `placement` could be chosen"),
+        (placed(fill(), Some("node")), none.clone(), plain.clone(), "`nodeHelpers: false`: allow it, or leave `placement` out"),
+        (placed(fill(), None), none, seen(false, false, "restricted"), "namespace shop enforces *restricted*"),
+    ] {
+        refused(&spec, &snapshot, &environment, &[why]);
+    }
 }
 
 #[test]

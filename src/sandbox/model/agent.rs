@@ -115,7 +115,12 @@ impl Agent {
             stop: Some(env.terminated()),
         };
         let listen = Listen::Given(connections);
-        let ended = if what == "observe" {
+        let ended = if what == "pod" {
+            let hosting = env.hosting();
+            let table = NodeTable::new(hosting.cluster.clone(), hosting.clock.clone(), env.node(), env.pod(), env.container());
+            let service = Node::new(Proc::Table(Arc::new(table)), told.pod_uid).run(rx);
+            server::serve(config, told.clock, listen, events, orders, service).await
+        } else if what == "observe" {
             let service = observe::run(told.clock.clone(), env.dialer().clone(), events.clone(), rx);
             server::serve(config, told.clock, listen, events, orders, service).await
         } else {
@@ -182,7 +187,7 @@ impl Program for Agent {
         async move {
             let words: Vec<String> = command(&env);
             let exit = match words.get(2).map(String::as_str) {
-                Some(what @ ("observe" | "node")) => {
+                Some(what @ ("observe" | "node" | "pod")) => {
                     self.agent(&env, what).await.map(|ended| if ended.is_ok() { Exit::Passed } else { Exit::NotClean })
                 }
                 Some("watchdog") => {
@@ -241,7 +246,6 @@ impl Program for Agent {
 
 /// The container's command and its arguments.
 fn command(env: &Env) -> Vec<String> {
-    let spec = look::items(env.pod(), "/spec/containers").iter().find(|c| super::text(c, "/name") == env.container());
-    let spec = spec.unwrap_or(&Value::Null);
+    let spec = env.spec();
     ["/command", "/args"].iter().flat_map(|at| look::items(spec, at)).filter_map(Value::as_str).map(str::to_owned).collect()
 }

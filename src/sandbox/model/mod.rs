@@ -34,7 +34,7 @@ use super::{
     core::text,
     program::{Hosted, Hosting, Program},
 };
-use crate::gate::Gate;
+use crate::{agent::inside, gate::Gate};
 
 /// The prefix of the annotations that choose and tune models.
 const PREFIX: &str = "sandbox.firedrill.dev/";
@@ -198,7 +198,12 @@ pub(super) trait Model: Send {
 /// There is none of that name.
 pub(super) fn make(pod: &Value, container: &Value, images: &str, hosting: Option<&Arc<Hosting>>) -> Result<Box<dyn Model>, String> {
     let name = text(container, "/name");
-    let chosen = knob(pod, name, "model").or_else(|| of_image(text(container, "/image"), images)).unwrap_or_else(|| of_command(container));
+    // What annotations say of a pod is not said of an agent that is added to it.
+    let own = inside::is_own(name).then(|| of_command(container));
+    let chosen = own
+        .or_else(|| knob(pod, name, "model"))
+        .or_else(|| of_image(text(container, "/image"), images))
+        .unwrap_or_else(|| of_command(container));
     let program = match chosen {
         "idle" => return Ok(Box::new(idle::Idle::default())),
         "batch" => return Ok(Box::new(batch::Batch::default())),

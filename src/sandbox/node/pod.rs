@@ -255,6 +255,7 @@ impl Run {
         let pod = Arc::clone(&self.pod);
         let models = Arc::clone(&self.models);
         let grace = grace(&pod.value);
+        self.end_with_targets(now);
         let mut next: Option<i64> = None;
         let mut blocked = false;
         for n in 0..self.containers.len() {
@@ -293,8 +294,28 @@ impl Run {
                 _ => false,
             };
         }
+        self.end_with_targets(now);
         self.events.truncate(EVENTS);
         if self.over().is_some() { self.wind_up(seed, machine, now) } else { next }
+    }
+
+    /// Whoever has joined the process namespace of a container is killed with its first process.
+    fn end_with_targets(&mut self, now: i64) {
+        let pod = Arc::clone(&self.pod);
+        if look::flag(&pod.value, "/spec/shareProcessNamespace") {
+            return;
+        }
+        let started = |container: &Container| if let Phase::Running(process) = &container.phase { Some(process.started) } else { None };
+        let joined = self.containers.iter().filter(|c| c.role == Role::Ephemeral).filter_map(|c| Some((c, started(c)?)));
+        let ends = joined.filter(|(container, since)| {
+            let target = text(Self::spec(&pod.value, &container.name), "/targetContainerName");
+            let runs = self.containers.iter().find(|c| c.name == target).and_then(started);
+            !target.is_empty() && runs.is_none_or(|at| at > *since)
+        });
+        let ends: Vec<String> = ends.map(|(container, _)| container.name.clone()).collect();
+        for name in ends {
+            self.signal(&name, Signal::Kill, now);
+        }
     }
 
     /// Ends what still runs: first the containers, then the sidecars in reverse order.

@@ -1,4 +1,5 @@
-//! The processes of a node, as a privileged pod with `hostPID` sees them: each container that runs has one.
+//! The processes of a node, as a privileged pod with `hostPID` sees them, and those of a pod, as an ephemeral container of it does: each
+//! container that runs has one.
 
 use std::{
     collections::BTreeSet,
@@ -18,6 +19,7 @@ use super::{
 use crate::{
     agent::{
         host::Host,
+        inside,
         loss::{NodeProcess, Part},
         partition::{Cutting, PartitionAt},
         processes::{Ident, NodePod, Process, State, Table},
@@ -72,6 +74,14 @@ fn comm(pod: &serde_json::Value, container: &str) -> String {
     program.chars().take(15).collect()
 }
 
+/// Whose processes a container sees beside its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Beside {
+    Nobody,
+    One(String),
+    All,
+}
+
 /// A node's processes as one of its pods sees them.
 pub(in crate::sandbox) struct NodeTable {
     cluster: Weak<Cluster>,
@@ -80,6 +90,18 @@ pub(in crate::sandbox) struct NodeTable {
     /// The pod that looks, `namespace/name`, and its uid.
     own: String,
     own_uid: String,
+    /// The container that looks.
+    container: String,
+    /// Whose processes it sees, of its own pod: those of one other container, or of all where they share them.
+    beside: Beside,
+    /// It is an ephemeral container.
+    inside: bool,
+    /// It may write to files of others: user 0 with DAC_OVERRIDE, or the user whose files these are.
+    writes: bool,
+    /// It may signal its pod's processes: user 0 with KILL, or the user whose processes these are.
+    signals: bool,
+    /// The volumes that it has, by their names.
+    volumes: BTreeSet<String>,
     /// It sees the processes of others (`hostPID`).
     sees_all: bool,
     /// It may signal them (`privileged`).
@@ -95,8 +117,29 @@ impl fmt::Debug for NodeTable {
 impl NodeTable {
     /// For a container of a pod on a node.
     pub(in crate::sandbox) fn new(cluster: Weak<Cluster>, clock: Clock, node: &str, pod: &serde_json::Value, container: &str) -> Self {
-        let spec = super::look::items(pod, "/spec/containers").iter().find(|c| text(c, "/name") == container);
+        let lists = ["/spec/containers", "/spec/ephemeralContainers"];
+        let inside = super::look::items(pod, lists[1]).iter().any(|c| text(c, "/name") == container);
+        let spec = lists.iter().flat_map(|at| super::look::items(pod, at)).find(|c| text(c, "/name") == container);
+        let target = spec.map_or("", |spec| text(spec, "/targetContainerName"));
+        let beside = match target {
+            _ if super::look::flag(pod, "/spec/shareProcessNamespace") => Beside::All,
+            "" => Beside::Nobody,
+            target => Beside::One(target.to_owned()),
+        };
+        let user = spec.and_then(|spec| spec.pointer("/securityContext/runAsUser")).and_then(serde_json::Value::as_i64);
+        let has = |capability: &str| {
+            let added = spec.map(|spec| super::look::items(spec, "/securityContext/capabilities/add")).unwrap_or_default();
+            user.is_some_and(|user| user != 0) || added.iter().any(|one| one == capability)
+        };
+        let mounts = spec.map(|spec| super::look::items(spec, "/volumeMounts")).unwrap_or_default();
+        let own = mounts.iter().filter(|mount| text(mount, "/mountPath") == inside::mount(text(mount, "/name")));
         Self {
+            container: container.to_owned(),
+            beside,
+            inside,
+            writes: has("DAC_OVERRIDE"),
+            signals: has("KILL"),
+            volumes: own.map(|mount| text(mount, "/name").to_owned()).collect(),
             cluster,
             clock,
             node: node.to_owned(),
@@ -110,7 +153,14 @@ impl NodeTable {
     fn seen(&self) -> Vec<Seen> {
         let Some(cluster) = self.cluster.upgrade() else { return Vec::new() };
         let mut all = cluster.lock().nodes.processes(&self.node);
-        all.retain(|p| self.sees_all || p.uid == self.own_uid);
+        all.retain(|p| {
+            let beside = match &self.beside {
+                Beside::Nobody => false,
+                Beside::One(name) => p.container == *name,
+                Beside::All => true,
+            };
+            self.sees_all || p.uid == self.own_uid && (!self.inside || beside || p.container == self.container)
+        });
         all
     }
 }
@@ -118,6 +168,10 @@ impl NodeTable {
 impl Table for NodeTable {
     fn host(&self) -> Host {
         Host { cgroup: Some(2), freezer: true, ..Host::default() }
+    }
+
+    fn inside(&self) -> bool {
+        self.inside
     }
 
     fn pids(&self) -> BTreeSet<i32> {
@@ -137,7 +191,9 @@ impl Table for NodeTable {
     }
 
     fn of_pod(&self, pod: &NodePod, pids: &BTreeSet<i32>) -> Vec<Process> {
-        let own = self.seen().into_iter().filter(|p| p.uid == pod.uid && pids.contains(&p.ident.pid));
+        // Not itself: it is in its own cgroup.
+        let itself = |p: &Seen| self.inside && p.container == self.container;
+        let own = self.seen().into_iter().filter(|p| p.uid == pod.uid && pids.contains(&p.ident.pid) && !itself(p));
         let process = |p: Seen| Process {
             ident: p.ident,
             comm: p.comm,
@@ -145,7 +201,8 @@ impl Table for NodeTable {
             container: pod.ids.get(&p.id).cloned().unwrap_or(p.container),
             id: p.id,
             state: if p.held { State::Stopped } else { State::Running },
-            init: true,
+            // Where the pod shares them, the first one is the sandbox's own.
+            init: !self.inside || self.beside != Beside::All,
         };
         own.map(process).collect()
     }
@@ -175,8 +232,12 @@ impl Table for NodeTable {
             return Ok(true);
         }
         let Some(found) = self.seen().into_iter().find(|p| p.ident == ident) else { return Ok(false) };
-        if !self.privileged && found.uid != self.own_uid {
+        if !self.privileged && (found.uid != self.own_uid || self.inside && !self.signals) {
             return Err(refused("Operation not permitted"));
+        }
+        // As the kernel has it: it is sent, and nothing happens.
+        if self.inside && self.beside != Beside::All && matches!(to, Signal::Stop | Signal::Kill) {
+            return Ok(true);
         }
         let Some(cluster) = self.cluster.upgrade() else { return Ok(false) };
         let now = self.clock.now().wall_us;
@@ -211,6 +272,11 @@ impl Table for NodeTable {
         let hosting = hosting.ok_or("the sandbox is ending")?;
         if !self.privileged && at.pod.uid != self.own_uid {
             return Err(format!("failed to open {} of {}: Operation not permitted", at.mount, at.pod.name));
+        }
+        if self.inside {
+            let name = at.declared.as_deref().filter(|name| !at.of_node && self.volumes.contains(*name));
+            let name = name.ok_or_else(|| format!("failed to open {} of {}: no such volume is mounted here", at.mount, at.pod.name))?;
+            return Ok(Box::new(super::volumes::open_whole(&hosting, pod.as_ref(), name, self.writes)?));
         }
         if at.of_node {
             let (cluster, clock, name) = (self.cluster.clone(), self.clock.clone(), self.node.clone());

@@ -55,6 +55,18 @@ pub(super) fn open(hosting: &Arc<Hosting>, pod: Option<&Value>, at: &VolumeAt) -
     Ok(Opened { files: Files::new(Tree::default(), vec![mount], false), tree: (*tree).clone(), size, own, key, node: None })
 }
 
+/// Opens a volume of a pod by its name, whole, as an agent within the pod has it mounted.
+pub(super) fn open_whole(hosting: &Arc<Hosting>, pod: Option<&Value>, name: &str, writes: bool) -> Result<Opened, String> {
+    let pod = pod.ok_or("the pod is gone")?;
+    let key = hosting.volume_key(pod, name);
+    let size = volume_size(hosting, pod, name);
+    let tree = hosting.contents(&key).get_or_init("files", Tree::default);
+    let own = size.is_none();
+    let size = size.unwrap_or(super::super::shell::SIZE);
+    let mount = Mount { path: TOP.to_owned(), tree: (*tree).clone(), read_only: !writes, size };
+    Ok(Opened { files: Files::new(Tree::default(), vec![mount], false), tree: (*tree).clone(), size, own, key, node: None })
+}
+
 /// A node, whose disk is under pressure when less than a tenth of it is free (`nodefs.available`).
 pub(super) struct OfNode {
     pub(super) cluster: Weak<Cluster>,

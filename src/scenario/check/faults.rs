@@ -1,6 +1,9 @@
 //! Which fault needs which target, and what it counts against.
 
-use crate::scenario::types::TargetKind::{self, CronJob, Nodes, Pods, Pvc, Secret, Service, Workload};
+use crate::scenario::types::{
+    Placement,
+    TargetKind::{self, CronJob, Nodes, Pods, Pvc, Secret, Service, Workload},
+};
 
 /// What a fault counts against, of [`crate::scenario::types::Limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,15 @@ const RULES: &[FaultRule] = &[
     rule("custom", &[Pods], [true, false, false, false]),
     rule("manifest", &[], [false, false, false, true]),
 ];
+
+/// Where the helpers of a kind of fault may be; empty for kinds without one.
+pub fn placements(kind: &str) -> &'static [Placement] {
+    match kind {
+        "crash" | "freeze" | "signal" | "fillDisk" | "corruptFile" | "deleteFiles" => &[Placement::Node, Placement::Pod],
+        "partition" | "loseNode" | "loseZone" | "fillNodeDisk" => &[Placement::Node],
+        _ => &[],
+    }
+}
 
 /// The rule of a kind of fault; none for a kind that does not exist.
 pub fn fault_rule(kind: &str) -> Option<&'static FaultRule> {

@@ -14,7 +14,7 @@ mod steps;
 mod targets;
 mod text;
 
-pub use faults::{Counts, FaultRule, fault_rule};
+pub use faults::{Counts, FaultRule, fault_rule, placements};
 pub(crate) use model::Model;
 pub(crate) use shape::shape;
 pub(crate) use spec::{document, environment, scenario};

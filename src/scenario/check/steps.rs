@@ -3,6 +3,7 @@
 use super::{
     fault_rule,
     model::{At, StepInfo},
+    placements,
     probes::postgres,
     spec::{Cx, unique},
     targets::at_least,
@@ -256,6 +257,17 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
         }
     }
     undo(cx, at, fault, kind, top);
+    if let Some(placement) = fault.placement {
+        let place = at.get("placement");
+        let has = placements(kind);
+        if has.is_empty() {
+            cx.gather.mistake(place.key(), format!("`{kind}` has no helper, and so no `placement`")).help("leave it out");
+        } else if !has.contains(&placement) {
+            cx.gather
+                .mistake(place.span(), format!("`{kind}` needs its node, and cannot be made from within a pod"))
+                .help("leave `placement` out");
+        }
+    }
     if let Some(cut) = &fault.cut_backup_job
         && cut.after.is_some()
         && cut.how != CutHow::KillRunning

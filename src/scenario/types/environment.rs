@@ -86,7 +86,8 @@ pub struct OwnPlace {
     pub namespace: String,
     /// The image of observer and node helpers.
     pub image: String,
-    /// Whether privileged node helpers may be used; `crash` and `freeze` need them.
+    /// Whether privileged node helpers may be used. Without them faults on processes and volumes are made from within the target's
+    /// pods (`placement: pod`), as far as they can be.
     pub node_helpers: bool,
     /// What reverts a drill whose runner is lost. Without it, changes through the API (`scale`, `cutBackupJob`) stay until
     /// somebody runs `firedrill revert`.

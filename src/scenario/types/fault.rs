@@ -59,6 +59,8 @@ one_of! {
         "undo" undo: UndoPolicy,
         /// Revert after this long even if the drill goes on.
         "for" duration: Dur,
+        /// Where the helper is that makes it, for the kinds that need one; default `node`, or `pod` where the environment has no node helpers.
+        "placement" placement: Placement,
     }
 }
 
@@ -88,6 +90,25 @@ impl FaultSpec {
             .or_else(|| on(&self.lose_zone))
             .or_else(|| self.fill_node_disk.as_ref().map(|f| f.target.as_str()))
             .or_else(|| self.custom.as_ref().map(|f| f.target.as_str()))
+    }
+}
+
+/// Where the helper is that makes a fault.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Placement {
+    /// On the target's node: a privileged pod.
+    #[default]
+    Node,
+    /// In the target's pod: an ephemeral container with one capability at most. For `fillDisk`, `corruptFile`, `deleteFiles` and
+    /// `signal`; for `freeze` and `crash` where the pod has `shareProcessNamespace: true`.
+    Pod,
+}
+
+impl Placement {
+    /// Whether it is the default, which records leave out.
+    pub fn is_node(&self) -> bool {
+        *self == Self::Node
     }
 }
 

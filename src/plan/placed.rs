@@ -1,0 +1,55 @@
+//! Where a fault's helpers may be: on nodes, or within the target's pods. Asked when the plan is made and again at each inject.
+
+use super::{
+    guard::{FaultOn, Findings, called},
+    kinds::{self, FaultView},
+    seen::Snapshot,
+};
+use crate::{
+    agent::inside::{ENFORCE, RESTRICTED},
+    scenario::types::{OwnPlace, Placement},
+};
+
+/// Why a fault's helpers cannot be where they should, and what stays of those within pods.
+pub(super) fn check(own: &OwnPlace, fault: FaultOn<'_>, view: &FaultView<'_>, snapshot: &Snapshot, found: &mut Findings) {
+    let FaultOn { step, spec, target, .. } = fault;
+    let kind = view.kind;
+    let mut refuse = |why: String| found.refusals.push(format!("step `{step}`: {why}"));
+    if !view.helper {
+        if spec.placement.is_some() {
+            refuse(format!("`{kind}` has no helper whose `placement` could be chosen: leave it out"));
+        }
+        return;
+    }
+    let forced = spec.placement.is_none();
+    match kinds::placement(spec, own) {
+        Placement::Node if own.node_helpers => return,
+        Placement::Node => {
+            let instead = if view.works_inside() { "leave `placement` out" } else { "use `podKill`" };
+            return refuse(format!("`{kind}` needs a node helper, and the environment says `nodeHelpers: false`: allow it, or {instead}"));
+        }
+        Placement::Pod if !view.works_inside() => {
+            return refuse(format!("`{kind}` needs its node, and cannot be made from within a pod: leave `placement: pod` out"));
+        }
+        Placement::Pod => {}
+    }
+    let why = if forced { " (the environment says `nodeHelpers: false`)" } else { "" };
+    for object in target.chosen().filter(|object| object.kind == "Pod") {
+        let Some(pod) = snapshot.pod(&object.namespace, &object.name) else { continue };
+        if view.hits_all() && !pod.shares_processes {
+            refuse(format!("`{kind}` cannot be made in {}{why}: {}", called(object), kinds::NOT_SHARED));
+        }
+        let level = snapshot.namespaces.get(&object.namespace).and_then(|n| n.labels.get(ENFORCE));
+        if level.is_some_and(|level| level == RESTRICTED) && !pod.says_user {
+            refuse(format!(
+                "`{kind}` cannot be made in {}{why}: namespace {} enforces *restricted*, where an agent has to be of the target's own user, and \
+                 a container of it does not say its `runAsUser`: say it, or use a node helper",
+                called(object),
+                object.namespace
+            ));
+        }
+    }
+    found.warnings.push(format!(
+        "step `{step}`: `{kind}` is made by an ephemeral container in each pod{why}; that it was there stays on the pod's record until the pod is deleted"
+    ));
+}
