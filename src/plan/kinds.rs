@@ -146,8 +146,13 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
         breaks: Breaks::Objects,
         accepts: &[],
         helper: false,
-        built: manifest.is_some(),
+        built: true,
     })
+}
+
+/// The database whose rows a fault changes.
+pub fn fault_database(spec: &FaultSpec) -> Option<&Postgres> {
+    spec.sql.as_ref().map(|sql| &sql.postgres)
 }
 
 /// What a probe reads, writes and needs.
@@ -392,6 +397,7 @@ mod tests {
                 "deleteFiles",
                 "partition",
                 "custom",
+                "sql",
                 "loseNode",
                 "loseZone",
                 "fillNodeDisk",
