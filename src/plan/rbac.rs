@@ -207,8 +207,7 @@ fn of_revert(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rule
         database_rules(plan, database, why, rules);
         if let Some(namespace) = database.target.as_ref().and_then(|t| plan.targets.get(t)).and_then(|t| t.spec.namespace.as_ref()) {
             // Which pod of the target it is by then.
-            rules.all(namespace, "", "pods", &["get", "list"], why);
-            rules.add(None, "", "namespaces", Some(namespace), &["get"], why);
+            rules.all(namespace, "", "pods", &["list"], why);
         }
     }
     let Some(target) = view.target.and_then(|t| plan.targets.get(t)) else { return };

@@ -9,10 +9,11 @@ use k8s_openapi::api::{
     core::v1::{Pod, Secret, Service},
     discovery::v1::EndpointSlice,
 };
-use kube::{Api, ResourceExt as _};
+use kube::{Api, ResourceExt};
 use tokio_postgres::NoTls;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::pods::Matching;
 use crate::{
     cluster::Cluster,
     plan::Plan,
@@ -138,10 +139,7 @@ async fn credentials(cluster: &Cluster, at: &Postgres) -> Result<(String, String
 async fn place(cluster: &Cluster, plan: &Plan, drill: &str, at: &Postgres) -> Result<(String, String, u16), Unreached> {
     match (&at.service, &at.target, &at.runbook) {
         (Some(service), None, None) => behind(cluster, service).await,
-        (None, Some(target), None) => {
-            let pod = runbook::in_target(cluster, plan, target).await?;
-            Ok((pod.namespace().unwrap_or_default(), pod.name_any(), PORT))
-        }
+        (None, Some(target), None) => in_target(cluster, plan, target).await,
         (None, None, Some(step)) => {
             let planned = plan.step_named(step).ok_or_else(|| format!("there is no step `{step}`"))?;
             let job = planned.spec.runbook.as_ref().and_then(|r| r.run_in.as_ref()).and_then(|r| r.job.as_ref());
@@ -150,6 +148,22 @@ async fn place(cluster: &Cluster, plan: &Plan, drill: &str, at: &Postgres) -> Re
         }
         _ => Err("the database needs exactly one of `service`, `target` and `runbook`".to_owned().into()),
     }
+}
+
+/// The first ready pod, by name, of those that a target matches now.
+async fn in_target(cluster: &Cluster, plan: &Plan, target: &str) -> Result<(String, String, u16), Unreached> {
+    let spec = &plan.targets.get(target).ok_or_else(|| format!("the plan has no target `{target}`"))?.spec;
+    let matching = Matching::of(spec, target)?;
+    let namespace = spec.namespace.clone().ok_or_else(|| format!("target `{target}` has no namespace"))?;
+    let (api, params) = (cluster.api::<Pod>(&namespace), matching.params());
+    let pods = cluster.call(format!("list pods of target `{target}`"), api.list(&params)).await.map_err(|error| error.to_string())?.items;
+    let ready = |pod: &Pod| pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True");
+    let stays = |pod: &Pod| matching.owns(pod) && pod.metadata.deletion_timestamp.is_none();
+    let mut names: Vec<String> = pods.iter().filter(|pod| stays(pod) && ready(pod)).map(ResourceExt::name_any).collect();
+    names.sort();
+    let count = pods.len();
+    let first = names.into_iter().next().ok_or_else(|| format!("no pod of target `{target}` is ready ({count} match)"))?;
+    Ok((namespace, first, PORT))
 }
 
 /// A ready endpoint: its pod, where it names one, and its addresses; and the port there.
