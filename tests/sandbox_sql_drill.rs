@@ -54,7 +54,7 @@ fn are(rows: &str, marks: &str) -> (String, String) {
 }
 
 /// The drill, its rights granted, as its runner would run it.
-async fn drill(w: &World, most: u64, revert: Option<&str>, steps: Value) -> Arc<Drill> {
+async fn drill(w: &World, most: u64, revert: Option<&str>, steps: Value) -> (Arc<Drill>, MemoryDisk) {
     let postgres = json!({"service": "shop/orders-db", "database": "orders", "secret": "shop/orders-app"});
     let mut sql = json!({"postgres": postgres, "statement": "update accounts set plan = 'lost' where id <= 50", "maxRows": most});
     let mut fault = json!({"sql": {}});
@@ -91,18 +91,28 @@ async fn drill(w: &World, most: u64, revert: Option<&str>, steps: Value) -> Arc<
     let runner = Cluster::from_client(w.sandbox.client("runner"), "sandbox", uid);
     let missing = plan::may::missing(&runner, &plan.rbac).await;
     assert_eq!(missing, plan::may::Missing::default());
+    let disk = MemoryDisk::default();
     let options = DrillOptions {
         by: "test".to_owned(),
         confirmed_by: Some("test".to_owned()),
         auto_ack: true,
         lease: Dur(LEASE),
         out: tempfile::tempdir().unwrap().keep(),
-        disk: Disk::Memory(MemoryDisk::default()),
+        disk: Disk::Memory(disk.clone()),
         seed: Some(1),
         sandbox: Some(w.sandbox.dialer(None)),
         takeover: Takeover::default(),
     };
-    Drill::start(runner, Clock::virtual_at("runner", w.sandbox.now_us()), plan, "drill-1", &text, options).await.unwrap()
+    Drill::start(runner, Clock::virtual_at("runner", w.sandbox.now_us()), plan, "drill-1", &text, options)
+        .await
+        .map(|drill| (drill, disk))
+        .unwrap()
+}
+
+/// All that the drill has written down.
+fn journal(drill: &Drill, disk: &MemoryDisk) -> String {
+    let records = firedrill::journal::read_on(&Disk::Memory(disk.clone()), &drill.evidence().journal()).unwrap();
+    serde_json::to_string(&records).unwrap()
 }
 
 /// Applies what `plan --rbac` printed, as an administrator does.
@@ -160,38 +170,50 @@ fn a_watchdog_puts_rows_back() {
     on_a_large_stack(lost_runner);
 }
 
-async fn whole_drill() {
-    let w = shop().await;
-    let drill = Box::pin(drill(&w, 50, Some(BACK), json!([{"hold": "10s"}]))).await;
+/// Runs a drill to its end beside somebody who sees whether its rows were changed.
+async fn run(w: &World, drill: &Arc<Drill>) -> (firedrill::drill::DrillEnd, bool) {
     let mut seen = false;
     let end = tokio::select! {
         biased;
         end = Box::pin(drill.run()) => end,
         () = async {
-            while state(&w).await != are("50", "1") {
+            while state(w).await != are("50", "1") {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             seen = true;
-            // Nothing of the Secret is in the record.
+            // The undo is in the record, and nothing of the Secret's contents.
             let records: Api<ConfigMap> = Api::namespaced(w.client.clone(), "firedrill");
             let text = format!("{:?}", records.list(&ListParams::default()).await.unwrap().items);
-            assert!(text.contains("large") || text.contains("oid"), "there is no undo in the record");
-            assert!(!text.contains("sandbox-orders-app"));
+            assert!(text.contains("drill-1") && !text.contains("sandbox-orders-app"), "{text}");
             std::future::pending::<()>().await;
         } => unreachable!("it waits for ever"),
     };
-    assert!(seen, "the rows were not changed: {end:?}");
+    (end, seen)
+}
+
+async fn whole_drill() {
+    let w = shop().await;
+    let (drill, disk) = Box::pin(drill(&w, 50, Some(BACK), json!([{"hold": "10s"}]))).await;
+    let (end, seen) = run(&w, &drill).await;
+    assert!(seen, "the rows were not changed: {end:?}\n{}", journal(&drill, &disk));
     assert!(end.clean && end.trouble.is_none(), "{end:?}");
     assert_eq!(state(&w).await, are("0", "0"));
+    assert!(journal(&drill, &disk).contains("`revert` touched 50 rows, as many as the fault"), "{}", journal(&drill, &disk));
+    assert!(
+        !journal(&drill, &disk).contains("sandbox-orders-app") && !journal(&drill, &disk).contains("holdBroken"),
+        "{}",
+        journal(&drill, &disk)
+    );
     no_refusals(&w);
     w.sandbox.stop().await;
 }
 
 async fn over_the_limit() {
     let w = shop().await;
-    let drill = Box::pin(drill(&w, 49, Some(BACK), json!([{"hold": "1s"}]))).await;
-    let end = Box::pin(drill.run()).await;
-    assert!(end.clean, "{end:?}");
+    let (drill, disk) = Box::pin(drill(&w, 49, Some(BACK), json!([{"hold": "1s"}]))).await;
+    let (end, seen) = run(&w, &drill).await;
+    assert!(end.clean && !seen, "{end:?}");
+    assert!(journal(&drill, &disk).contains("it touches 50 rows, and `maxRows` is 49: rolled back"), "{}", journal(&drill, &disk));
     assert_eq!(state(&w).await, are("0", "0"));
     no_refusals(&w);
     w.sandbox.stop().await;
@@ -200,17 +222,24 @@ async fn over_the_limit() {
 /// (The runbook's own rights are another suite's.)
 async fn by_the_runbook() {
     let w = shop().await;
-    let step = json!([{"name": "back", "runbook": {"file": "back.md", "runIn": {"target": "leader", "container": "postgres"}, "restores": ["rows"]}}]);
-    let drill = Box::pin(drill(&w, 50, None, step)).await;
-    let end = Box::pin(drill.run()).await;
-    assert!(end.clean && end.trouble.is_none(), "{end:?}");
-    assert_eq!(state(&w).await, are("0", "0"), "the runbook puts the rows back, and the drill removes its mark");
+    let run_in = json!({"target": "leader", "container": "postgres"});
+    let back = json!({"name": "back", "runbook": {"file": "back.md", "runIn": run_in, "restores": ["rows"]}});
+    let (drill, disk) = Box::pin(drill(&w, 50, None, json!([{"hold": "5s"}, back]))).await;
+    let (end, seen) = run(&w, &drill).await;
+    assert!(seen && end.clean && end.trouble.is_none(), "{end:?}\n{}", journal(&drill, &disk));
+    assert_eq!(
+        state(&w).await,
+        are("0", "0"),
+        "the runbook puts the rows back, and the drill removes its mark\n{}",
+        journal(&drill, &disk)
+    );
+    assert!(!journal(&drill, &disk).contains("holdBroken"), "{}", journal(&drill, &disk));
     w.sandbox.stop().await;
 }
 
 async fn lost_runner() {
     let w = shop().await;
-    let drill = Box::pin(drill(&w, 50, Some(BACK), json!([{"hold": "20m"}]))).await;
+    let (drill, _disk) = Box::pin(drill(&w, 50, Some(BACK), json!([{"hold": "20m"}]))).await;
     let runner = Gate::new();
     let run = Box::pin(runner.hold(async { drill.run().await }));
     let watch = async {

@@ -43,14 +43,9 @@ impl Server {
             server.run("initdb").args(["-U", "admin", "--auth=trust", "-N", "--locale=C", "-E", "UTF8", "-D"]).arg(server.data()).status();
         assert!(made.unwrap().success(), "initdb failed");
         let options = format!("-p {port} -F -c listen_addresses=127.0.0.1 -c unix_socket_directories=");
-        let started = server
-            .run("pg_ctl")
-            .args(["start", "-w", "-l"])
-            .arg(server.home.path().join("log"))
-            .arg("-D")
-            .arg(server.data())
-            .args(["-o", &options]);
-        let ok = started.status().unwrap().success();
+        let mut start = server.run("pg_ctl");
+        start.args(["start", "-w", "-l"]).arg(server.home.path().join("log")).arg("-D").arg(server.data()).args(["-o", &options]);
+        let ok = start.status().unwrap().success();
         assert!(ok, "{}", std::fs::read_to_string(server.home.path().join("log")).unwrap_or_default());
         Some(server)
     }

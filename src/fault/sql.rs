@@ -133,7 +133,7 @@ pub(super) async fn prepare(cx: &FaultCx, spec: &SqlFault) -> Result<Prepared, F
     let mark = Mark::new(&cx.drill, &format!("{}\n{text}", cx.clock.now().mono_us));
     let (there, wanted) = (mark.clone(), wanted(spec));
     let way = Way::new(cx, &spec.postgres, LOOK_LIMIT);
-    let looked = way.go(move |database| async move { transaction::prepare(&database.client, &there, &wanted).await }.boxed()).await;
+    let looked = way.go(move |database| async move { transaction::prepare(database.client(), &there, &wanted).await }.boxed()).await;
     looked.map_err(|error| failed(&what, error))?;
     let namespace = namespace(cx, &spec.postgres);
     let name = spec.postgres.database.clone();
@@ -170,7 +170,7 @@ fn transact(clock: Clock, leave: Leave, mark: Mark, wanted: Wanted) -> Act<Stamp
     Box::new(move |database| {
         async move {
             let start = clock.now();
-            transaction::inject(&database.client, &mark, &wanted, &leave).await?;
+            transaction::inject(database.client(), &mark, &wanted, &leave).await?;
             Ok(start)
         }
         .boxed()
@@ -184,7 +184,7 @@ async fn settled(cx: &FaultCx, at: &Postgres, mark: &Mark) -> Result<Option<u64>
         tried += 1;
         let there = mark.clone();
         let way = Way::new(cx, at, LOOK_LIMIT);
-        match way.go(move |database| async move { transaction::settled(&database.client, &there).await }.boxed()).await {
+        match way.go(move |database| async move { transaction::settled(database.client(), &there).await }.boxed()).await {
             Ok(rows) => return Ok(rows),
             Err(error) if tried >= LOOKS || matches!(error, Failed::Gone(_)) => {
                 return Err(failed(&format!("see what was changed in {}", called(at)), error));
@@ -213,7 +213,7 @@ pub(super) async fn effective(cx: &FaultCx, undo: &Undo, limit: Duration) -> Res
 async fn look(cx: &FaultCx, at: &Postgres, mark: &Mark) -> Result<Option<u64>, Failed> {
     let there = mark.clone();
     let way = Way { tries: 1, ..Way::new(cx, at, LOOK_LIMIT) };
-    way.go(move |database| async move { transaction::look(&database.client, &there).await }.boxed()).await
+    way.go(move |database| async move { transaction::look(database.client(), &there).await }.boxed()).await
 }
 
 pub(super) async fn holds(cx: &FaultCx, undo: &Undo) -> Result<Option<String>, FaultError> {
@@ -233,7 +233,7 @@ pub(super) async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, S
     let what = format!("undo the change of {}", called(postgres));
     let (there, leave, statement) = (mark.clone(), cx.leave.clone(), revert.map(str::to_owned));
     let act =
-        move |database: Database| async move { transaction::revert(&database.client, &there, statement.as_deref(), &leave).await }.boxed();
+        move |database: Database| async move { transaction::revert(database.client(), &there, statement.as_deref(), &leave).await }.boxed();
     let outcome = match Way::new(cx, postgres, LIMIT).go(act).await {
         Ok(outcome) => outcome,
         Err(Failed::Gone(why)) => return Ok((RevertResult::TargetGone, why)),
@@ -269,7 +269,7 @@ pub(super) async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(
     until(cx, "that nothing of the change is left", limit, || async {
         let there = mark.clone();
         let way = Way::new(cx, postgres, LOOK_LIMIT);
-        let looked = way.go(move |database| async move { transaction::settled(&database.client, &there).await }.boxed()).await;
+        let looked = way.go(move |database| async move { transaction::settled(database.client(), &there).await }.boxed()).await;
         Ok(match looked {
             Ok(None) => Ok(format!("{} has no mark of it, and no transaction of it is open", called(postgres))),
             Ok(Some(rows)) => Err(format!("{rows} rows are changed")),
@@ -287,7 +287,7 @@ pub(super) async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(
 pub(super) async fn let_go(cx: &FaultCx, undo: &Undo) -> Result<(), FaultError> {
     let Sql { postgres, mark, .. } = parts(cx, undo)?;
     let (there, leave) = (mark.clone(), cx.leave.clone());
-    let act = move |database: Database| async move { transaction::forget(&database.client, &there, &leave).await }.boxed();
+    let act = move |database: Database| async move { transaction::forget(database.client(), &there, &leave).await }.boxed();
     match Way::new(cx, postgres, LOOK_LIMIT).go(act).await {
         Ok(_) | Err(Failed::Gone(_)) => Ok(()),
         Err(error) => {

@@ -41,7 +41,7 @@ pub async fn read(
 async fn digest(cluster: &Cluster, plan: &Plan, drill: &str, at: &Postgres, query: &str, limit: Duration) -> Result<(u64, String), String> {
     let database = forward::database(cluster, plan, drill, at, forward::TRIES).await.map_err(|error| error.to_string())?;
     let name = &database.name;
-    let row = ask(&database.client, query, limit).await;
+    let row = ask(database.client(), query, limit).await;
     let (rows, first, second) = row.map_err(|e| format!("failed to compute the digest in {name}: {}", said(&e)))?;
     let rows = u64::try_from(rows).map_err(|_| format!("{name} counted {rows} rows"))?;
     Ok((rows, hex::encode(&Sha256::digest(format!("{rows} {first} {second}"))[..16])))

@@ -34,12 +34,18 @@ const NOT_AUTHORIZED: &str = "28";
 
 /// A connection to a database. Dropping it closes it.
 pub(crate) struct Database {
-    /// To ask it with.
-    pub(crate) client: tokio_postgres::Client,
+    client: tokio_postgres::Client,
     /// What it is called in messages.
     pub(crate) name: String,
     /// Lives as long as the connection does.
     _driver: AbortOnDropHandle<()>,
+}
+
+impl Database {
+    /// To ask it with. (Not a field: a closure would take that alone, and the connection would end.)
+    pub(crate) const fn client(&self) -> &tokio_postgres::Client {
+        &self.client
+    }
 }
 
 /// Why a database was not reached.
