@@ -248,8 +248,6 @@ fn a_fault_on_rows_is_refused_where_it_cannot_be_counted_or_is_not_allowed() {
     let service = json!({"service": "shop/orders-db"});
     for (at, change, part) in [
         (json!({"service": "shop/none"}), json!({}), "Service shop/none does not exist"),
-        (json!({"service": "other/db"}), json!({}), "namespace other does not allow drills"),
-        (json!({"service": "kube-system/db"}), json!({}), "namespace kube-system is a system namespace"),
         (json!({"service": "shop/orders-db", "secret": "shop/none"}), json!({}), "Secret shop/none does not exist"),
         (json!({}), json!({}), "its database needs a `service` or a `target` of pods"),
         (service.clone(), json!({"statement": "truncate orders"}), "`statement`: the rows that `truncate` touches cannot be counted"),
@@ -257,5 +255,12 @@ fn a_fault_on_rows_is_refused_where_it_cannot_be_counted_or_is_not_allowed() {
         (service, json!({"revert": "rollback"}), "`revert`: `rollback` has to do with transactions"),
     ] {
         refused(&rows(&at, &change), &shop(), &environment(), &[part]);
+    }
+    for (namespace, part) in
+        [("other", "namespace other does not allow drills"), ("kube-system", "namespace kube-system is a system namespace")]
+    {
+        let mut snapshot = shop();
+        snapshot.objects.insert(ObjectKey::new(NamedKind::Service, namespace, "db"), ObjectSeen::default());
+        refused(&rows(&json!({"service": format!("{namespace}/db")}), &json!({})), &snapshot, &environment(), &[part]);
     }
 }
