@@ -22,7 +22,6 @@ use firedrill::{
     journal::RevertResult,
     plan::{Plan, ResolvedTarget},
     probe::Pg,
-    sandbox::Signal,
     scenario::types::{FaultSpec, Target},
 };
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
@@ -210,19 +209,6 @@ async fn another_drill(c: &Case) -> Result<String, String> {
     Ok(error)
 }
 
-/// It is not held by the pod it was made through.
-async fn leader_lost(c: &Case) -> Result<String, String> {
-    c.w.until("a replica is synchronous", 10, async || !c.w.synchronous().await.is_empty()).await;
-    let undo = c.bite().await?;
-    let old = c.w.leader().await;
-    c.w.sandbox.signal("shop", &old, "postgres", Signal::Stop).unwrap();
-    c.w.until("another leads", 60, async || ![old.as_str(), ""].contains(&c.w.leader().await.as_str())).await;
-    c.w.until("it is led to", 30, async || c.holds(&undo).await == Ok(None)).await;
-    let said = c.undone(&undo).await?;
-    c.w.sandbox.signal("shop", &old, "postgres", Signal::Continue).unwrap();
-    Ok(said)
-}
-
 async fn without_effect(mut c: Case) -> Result<String, String> {
     c.spec.sql.as_mut().unwrap().statement = "update accounts set plan = 'lost' where id > 9999".to_owned();
     let (undo, error) = c.refused().await?;
@@ -382,9 +368,6 @@ async fn sql_keeps_its_contract() {
     case!("an undo of other rows", undo_that_does_not_fit);
     case!("left to the runbook", left_to_the_runbook);
     case!("target gone", target_gone);
-    let c = Case::new(WAYS[0]).await;
-    table.add("sql", "another leader", Box::pin(leader_lost(&c)).await);
-    c.w.sandbox.stop().await;
     let c = Case::new(WAYS[0]).await;
     table.add("sql", "runner lost at any instant", Box::pin(lost_anywhere(&c)).await);
     c.w.sandbox.stop().await;

@@ -378,11 +378,10 @@ pub async fn look(client: &Client, mark: &Mark) -> Result<Option<u64>, NotDone> 
 pub async fn settled(client: &Client, mark: &Mark) -> Result<Option<u64>, NotDone> {
     begin(client, mark).await?;
     let found = rows_of(client, mark).await;
-    let outcome = match client.batch_execute("rollback").await {
+    match client.batch_execute("rollback").await {
         Ok(()) => found.map_err(NotDone::from),
         Err(error) => Err(error.into()),
-    };
-    outcome
+    }
 }
 
 #[cfg(test)]
