@@ -99,12 +99,12 @@ fn an_environment_is_looked_for_and_asked_for() {
 #[test]
 fn what_is_not_built_is_refused_before_anything_is_asked() {
     let dir = tempfile::tempdir().unwrap();
-    let orders = json!({"service": "shop/db", "database": "orders", "secret": "shop/db"});
-    let fault = json!({"sql": {"postgres": orders, "statement": "delete from orders where id = 1", "maxRows": 1}, "undo": "none"});
-    let file = write(dir.path(), "scenario.yaml", &scenario(&fault));
+    let mut unbuilt = scenario(&json!({"podKill": {"target": "t"}}));
+    unbuilt["spec"]["probes"]["name"] = json!({"dns": {"name": "shop.example.com"}});
+    let file = write(dir.path(), "scenario.yaml", &unbuilt);
     write(dir.path(), "environment.yaml", &environment("5d1f0c2e-0000-4000-8000-000000000001"));
     let config = write(dir.path(), "config", &kubeconfig("https://127.0.0.1:1"));
     let output = firedrill(&config, &["plan", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
-    assert!(stderr(&output).contains("step `break`: the fault kind `sql` is not built yet"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("probe `name`: the probe kind `dns` is not built yet"), "{}", stderr(&output));
 }

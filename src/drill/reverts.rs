@@ -66,6 +66,14 @@ impl Drill {
     /// Leaves a fault as it is, by its undo policy.
     pub(super) async fn leave(&self, id: FaultId) -> Result<(), DrillError> {
         let detail = "left as it is, by its undo policy".to_owned();
-        self.record(Event::Reverted { fault: id, result: RevertResult::NotOurs, detail, end: self.clock.now() }).await
+        let undo = self.state().faults.get(&id).map(|fault| fault.undo.clone());
+        self.record(Event::Reverted { fault: id, result: RevertResult::NotOurs, detail, end: self.clock.now() }).await?;
+        // After that record: nobody watches any more whether the fault holds.
+        if let Some(undo) = undo
+            && let Err(error) = fault::let_go(&self.faults, &undo).await
+        {
+            self.record(Event::Note { text: error.to_string() }).await?;
+        }
+        Ok(())
     }
 }

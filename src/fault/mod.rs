@@ -25,6 +25,7 @@ mod pod_kill;
 mod processes;
 mod scale;
 mod signal;
+pub mod sql;
 mod undo;
 mod volumes;
 
@@ -210,6 +211,8 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
         volumes::prepare(cx, spec, targets, &containers()).await
     } else if let Some(custom) = &spec.custom {
         custom::prepare(cx, custom, targets, &containers()).await
+    } else if let Some(sql) = &spec.sql {
+        sql::prepare(cx, sql).await
     } else {
         Err(FaultError::NotBuilt)
     }
@@ -235,6 +238,7 @@ pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), Faul
         | Undo::Image { .. }
         | Undo::Secret { .. }
         | Undo::Custom { .. }
+        | Undo::Sql { .. }
         | Undo::Manifest { .. } => Ok(()),
     }
 }
@@ -255,6 +259,7 @@ pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stam
         Undo::Secret { .. } => hide_secret::inject(cx, undo).await,
         Undo::Manifest { .. } => manifest::inject(cx, spec, undo).await,
         Undo::Custom { .. } => custom::inject(cx, spec.custom.as_ref().ok_or(FaultError::NotBuilt)?, undo).await,
+        Undo::Sql { .. } => sql::inject(cx, spec.sql.as_ref().ok_or(FaultError::NotBuilt)?, undo).await,
         Undo::Processes { pods, how } => {
             cx.leave.to("signal processes")?;
             processes::inject(cx, pods, *how).await
@@ -298,6 +303,7 @@ pub async fn effective(cx: &FaultCx, spec: &FaultSpec, undo: &Undo, limit: Durat
         Undo::Secret { .. } => hide_secret::effective(cx, undo, limit).await,
         Undo::Manifest { .. } => manifest::effective(cx, spec, undo, limit).await,
         Undo::Custom { .. } => custom::effective(cx, spec.custom.as_ref().ok_or(FaultError::NotBuilt)?, undo, limit).await,
+        Undo::Sql { .. } => sql::effective(cx, undo, limit).await,
         Undo::Processes { pods, how } => processes::effective(cx, pods, *how, limit).await,
         Undo::Signal { to, signal, id } => signal::effective(cx, to, signal, id, limit).await,
         Undo::Partition { pods, name, cuts } => partition::effective(cx, pods, name, cuts, limit).await,
@@ -323,6 +329,7 @@ pub async fn holds(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<Option
         Undo::Secret { .. } => hide_secret::holds(cx, undo).await,
         Undo::Manifest { .. } => manifest::holds(cx, spec, undo).await,
         Undo::Custom { .. } => custom::holds(cx, spec.custom.as_ref().ok_or(FaultError::NotBuilt)?, undo).await,
+        Undo::Sql { .. } => sql::holds(cx, undo).await,
         Undo::Processes { pods, how } => processes::holds(cx, pods, *how).await,
         Undo::Signal { to, signal, id } => signal::holds(cx, to, signal, id).await,
         Undo::Partition { pods, name, cuts } => partition::holds(cx, pods, name, cuts).await,
@@ -348,6 +355,7 @@ pub async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String),
         Undo::Secret { .. } => hide_secret::revert(cx, undo).await,
         Undo::Manifest { .. } => manifest::revert(cx, undo).await,
         Undo::Custom { .. } => custom::revert(cx, undo).await,
+        Undo::Sql { .. } => sql::revert(cx, undo).await,
         Undo::Processes { pods, how } => processes::revert(cx, pods, *how).await,
         Undo::Signal { to, signal, id } => signal::revert(cx, to, signal, id).await,
         Undo::Partition { pods, name, cuts } => partition::revert(cx, pods, name, cuts).await,
@@ -373,11 +381,23 @@ pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, 
         Undo::Secret { .. } => hide_secret::gone(cx, undo, limit).await,
         Undo::Manifest { .. } => manifest::gone(cx, undo, limit).await,
         Undo::Custom { .. } => custom::gone(cx, undo, limit).await,
+        Undo::Sql { .. } => sql::gone(cx, undo, limit).await,
         Undo::Processes { pods, how } => processes::gone(cx, pods, *how, limit).await,
         Undo::Signal { to, signal, id } => signal::gone(cx, to, signal, id, limit).await,
         Undo::Partition { pods, name, cuts } => partition::gone(cx, pods, name, cuts, limit).await,
         Undo::Volumes { at, name } => volumes::gone(cx, at, name, limit).await,
         Undo::NodeLoss { nodes, name } => lose_node::gone(cx, nodes, name, limit).await,
         Undo::NodeDisk { at, name } => node_disk::gone(cx, at, name, limit).await,
+    }
+}
+
+/// Drops what was kept for a revert that will not come, by the fault's undo policy: what it has changed stays.
+///
+/// # Errors
+/// It could not be dropped, and says where it is.
+pub async fn let_go(cx: &FaultCx, undo: &Undo) -> Result<(), FaultError> {
+    match undo {
+        Undo::Sql { .. } => sql::let_go(cx, undo).await,
+        _ => Ok(()),
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::processes::Ident,
-    scenario::types::{Direction, Dur, Percent, Placement, Quantity},
+    scenario::types::{Direction, Dur, Percent, Placement, Postgres, Quantity},
 };
 
 /// How to undo a fault. Written to the journal and to the in-cluster record before anything changes.
@@ -177,6 +177,17 @@ pub enum Undo {
         within: Dur,
         /// What the shells of its commands are called.
         mark: String,
+    },
+    /// Run the statement that undoes another, in the transaction that removes the mark of it.
+    Sql {
+        /// The database, and the Secret of the role.
+        postgres: Postgres,
+        /// The statement; without one the rows are left to the runbook.
+        revert: Option<String>,
+        /// What the mark is known by, beside the drill.
+        id: String,
+        /// The mark: the number of a large object.
+        oid: u32,
     },
 }
 

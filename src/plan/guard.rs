@@ -33,6 +33,9 @@ use crate::{
 /// A volume that is named by a pod that has it mounted; its uid is the pod's.
 pub(crate) const VOLUME: &str = "Volume";
 
+/// Rows of a database, which have a limit of their own and count against none of the drill's.
+pub(crate) const DATABASE: &str = "Database";
+
 /// What the faults of a drill have broken so far, by uid.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touched {
@@ -67,6 +70,7 @@ impl Touched {
             "Pod" => &mut self.pods,
             "Node" => &mut self.nodes,
             "PersistentVolumeClaim" | VOLUME => &mut self.volumes,
+            DATABASE => return,
             _ => &mut self.objects,
         };
         set.insert(uid.to_owned());

@@ -158,7 +158,7 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
         breaks: Breaks::Objects,
         accepts: &[],
         helper: false,
-        built: manifest.is_some(),
+        built: true,
     })
 }
 
@@ -176,6 +176,11 @@ pub fn placement(spec: &FaultSpec, own: &OwnPlace) -> Placement {
 /// Whether a fault is made by an agent within its target's pods.
 pub fn is_inside(spec: &FaultSpec, own: &OwnPlace) -> bool {
     fault(spec).is_some_and(|view| view.helper) && placement(spec, own) == Placement::Pod
+}
+
+/// The database whose rows a fault changes.
+pub fn fault_database(spec: &FaultSpec) -> Option<&Postgres> {
+    spec.sql.as_ref().map(|sql| &sql.postgres)
 }
 
 /// What a probe reads, writes and needs.
@@ -420,6 +425,7 @@ mod tests {
                 "deleteFiles",
                 "partition",
                 "custom",
+                "sql",
                 "loseNode",
                 "loseZone",
                 "fillNodeDisk",

@@ -12,7 +12,8 @@ use super::{
     types::*,
 };
 use crate::scenario::types::{
-    CutHow, Dur, Endpoint, Environment, ManifestFault, Objective, OneOf as _, Probe, Scenario, Step, UndoPolicy, Vantage,
+    CutHow, Dur, Endpoint, Environment, ManifestFault, Objective, OneOf as _, Postgres, Probe, Scenario, SqlFault, Step, UndoPolicy,
+    Vantage,
 };
 
 /// All that a plan is made of.
@@ -327,6 +328,9 @@ impl Maker<'_> {
         if let Some(manifest) = &spec.manifest {
             self.manifest(manifest, step);
         }
+        if let Some(sql) = &spec.sql {
+            self.sql(sql, step, targets);
+        }
         let Some(name) = view.target else { return };
         let Some(target) = targets.get(name) else {
             // A target that could not be resolved has been refused with its reason; one that is not there at all has not.
@@ -371,6 +375,41 @@ impl Maker<'_> {
                 step.manifest = Some(object);
             }
             Err(why) => self.refuse(format!("{who}: {why}")),
+        }
+    }
+
+    /// A fault on rows: the database must be there, where drills are allowed.
+    fn sql(&mut self, sql: &SqlFault, step: &mut PlannedStep, targets: &BTreeMap<String, ResolvedTarget>) {
+        let who = format!("step `{}`", step.title);
+        let Postgres { service, target, runbook: _, database, secret } = &sql.postgres;
+        let snapshot = self.inputs.snapshot;
+        if snapshot.object(NamedKind::Secret, &secret.namespace, &secret.name).is_none() {
+            self.refuse(format!("{who}: Secret {secret} does not exist"));
+        }
+        for (key, text) in [("statement", Some(&sql.statement)), ("revert", sql.revert.as_ref())] {
+            if let Some(why) = text.and_then(|text| crate::scenario::statement::refusal(text)) {
+                self.refuse(format!("{who}: `{key}`: {why}"));
+            }
+        }
+        if let Some(service) = service {
+            if snapshot.object(NamedKind::Service, &service.namespace, &service.name).is_none() {
+                self.refuse(format!("{who}: Service {}/{} does not exist", service.namespace, service.name));
+            }
+            step.touches.push(format!("Database {database} of Service {service}"));
+        }
+        if let Some(name) = target {
+            match targets.get(name) {
+                Some(found) if found.matched == 0 => {
+                    self.refuse(format!("{who}: target `{name}` ({}) matches nothing", guard::describe(found)));
+                }
+                None if !self.spec.targets.contains_key(name) => self.refuse(format!("{who}: there is no target `{name}`")),
+                _ => {}
+            }
+            step.touches.push(format!("Database {database} of target `{name}`"));
+        }
+        match database_namespace(&sql.postgres, targets) {
+            Some(namespace) => self.writes_in(&who, &namespace),
+            None => self.refuse(format!("{who}: its database needs a `service` or a `target` of pods")),
         }
     }
 
@@ -469,6 +508,12 @@ impl Maker<'_> {
             ));
         }
     }
+}
+
+/// Where a database is that a fault changes.
+pub(super) fn database_namespace(at: &Postgres, targets: &BTreeMap<String, ResolvedTarget>) -> Option<String> {
+    let of_target = || targets.get(at.target.as_ref()?)?.spec.namespace.clone();
+    at.service.as_ref().map(|service| service.namespace.clone()).or_else(of_target)
 }
 
 fn collect(steps: &[PlannedStep], f: &mut impl FnMut(&PlannedStep)) {

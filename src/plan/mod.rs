@@ -27,6 +27,7 @@ mod types;
 pub mod wants;
 
 pub use drift::{digest, drift};
+pub(crate) use guard::DATABASE;
 pub use guard::Touched;
 pub use kinds::not_built;
 pub use make::{Inputs, Refused, make};

@@ -11,7 +11,7 @@ use super::{
     types::{Permission, Plan, PlannedStep},
 };
 use crate::labels;
-use crate::scenario::types::{CutHow, FaultSpec, Runbook, Target, Vantage};
+use crate::scenario::types::{CutHow, FaultSpec, Postgres, Runbook, Target, Vantage};
 
 const READ: &[&str] = &["get", "list", "watch"];
 /// kube opens exec by GET, kubectl by POST, and API servers differ in which verb they ask for.
@@ -205,6 +205,13 @@ pub fn of_node_helper(plan: &Plan) -> Vec<Permission> {
 fn of_revert(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rules: &mut Rules) {
     let Some(view) = kinds::fault(fault) else { return };
     api::of_manifest_revert(step, why, rules);
+    if let Some(database) = kinds::fault_database(fault) {
+        database_rules(plan, database, why, rules);
+        if let Some(namespace) = database.target.as_ref().and_then(|t| plan.targets.get(t)).and_then(|t| t.spec.namespace.as_ref()) {
+            // Which pod of the target it is by then.
+            rules.all(namespace, "", "pods", &["list"], why);
+        }
+    }
     let Some(target) = view.target.and_then(|t| plan.targets.get(t)) else { return };
     for object in target.chosen() {
         let namespace = object.namespace.as_str();
@@ -269,6 +276,9 @@ fn of_step(plan: &Plan, step: &PlannedStep, rules: &mut Rules) {
 fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rules: &mut Rules) {
     let Some(view) = kinds::fault(fault) else { return };
     api::of_manifest(step, fault, why, rules);
+    if let Some(database) = kinds::fault_database(fault) {
+        database_rules(plan, database, why, rules);
+    }
     let Some(target) = view.target.and_then(|t| plan.targets.get(t)) else { return };
     for object in target.chosen() {
         let namespace = object.namespace.as_str();
@@ -403,20 +413,24 @@ fn of_probes(plan: &Plan, snapshot: &Snapshot, rules: &mut Rules) {
     }
     for objective in &plan.objectives {
         for database in kinds::objective_databases(&objective.spec) {
-            let why = format!("objective {}", objective.name);
-            rules.named(&database.secret.namespace, "", "secrets", &database.secret.name, &["get"], &why);
-            // Digests are asked for in the database, through a pod of it.
-            if let Some(service) = &database.service {
-                rules.named(&service.namespace, "", "services", &service.name, &["get"], &why);
-                rules.all(&service.namespace, "discovery.k8s.io", "endpointslices", &["list"], &why);
-                rules.all(&service.namespace, "", "pods", READ, &why);
-                rules.all(&service.namespace, "", "pods/portforward", EXEC, &why);
-            }
-            let target = database.target.as_ref().and_then(|t| plan.targets.get(t));
-            if let Some(namespace) = target.and_then(|t| t.spec.namespace.as_ref()) {
-                rules.all(namespace, "", "pods/portforward", EXEC, &why);
-            }
+            // Digests are asked for in the database.
+            database_rules(plan, database, &format!("objective {}", objective.name), rules);
         }
+    }
+}
+
+/// The way to a database through a pod of it, as the role of its Secret.
+fn database_rules(plan: &Plan, database: &Postgres, why: &str, rules: &mut Rules) {
+    rules.named(&database.secret.namespace, "", "secrets", &database.secret.name, &["get"], why);
+    if let Some(service) = &database.service {
+        rules.named(&service.namespace, "", "services", &service.name, &["get"], why);
+        rules.all(&service.namespace, "discovery.k8s.io", "endpointslices", &["list"], why);
+        rules.all(&service.namespace, "", "pods", READ, why);
+        rules.all(&service.namespace, "", "pods/portforward", EXEC, why);
+    }
+    let target = database.target.as_ref().and_then(|t| plan.targets.get(t));
+    if let Some(namespace) = target.and_then(|t| t.spec.namespace.as_ref()) {
+        rules.all(namespace, "", "pods/portforward", EXEC, why);
     }
 }
 

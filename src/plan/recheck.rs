@@ -4,7 +4,7 @@ use super::{
     drain,
     guard::{self, FaultOn, Touched},
     kinds,
-    make::Refused,
+    make::{Refused, database_namespace},
     manifest, resolve, snapshot,
     types::{Plan, ResolvedTarget},
     wants::Wants,
@@ -46,6 +46,17 @@ pub async fn recheck(cluster: &Cluster, plan: &Plan, step_path: &str, touched: &
             let found = manifest::check(&plan.place, &plan.limits, &step.title, object, &snapshot, &mut touched);
             if !found.refusals.is_empty() {
                 return Err(Refused { reasons: found.refusals });
+            }
+        }
+        if let Some(database) = kinds::fault_database(spec) {
+            let who = format!("step `{}`", step.title);
+            let namespace =
+                database_namespace(database, &plan.targets).ok_or_else(|| refused(format!("{who}: its database is nowhere")))?;
+            let own_namespace = plan.place.firedrill.namespace.clone();
+            let wants = Wants { namespaces: [namespace.clone()].into(), own_namespace, ..Wants::default() };
+            let snapshot = snapshot::read(cluster, &wants, Fresh::Seen).await.map_err(|error| refused(error.to_string()))?;
+            if let Some(why) = guard::namespace_refusal(&who, &namespace, &plan.place, &snapshot) {
+                return Err(refused(why));
             }
         }
         return Ok(Rechecked { target, touched, warnings: Vec::new() });

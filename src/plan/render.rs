@@ -268,6 +268,14 @@ fn fault_details(fault: &FaultSpec) -> Vec<String> {
             .to_owned(),
         );
     }
+    if let Some(sql) = &fault.sql {
+        // The plan is what is approved: all that it runs, and as whom.
+        lines.push(format!("statement: {}", words(std::slice::from_ref(&sql.statement))));
+        lines.push(format!("at most {} rows, as the role of Secret {}; more are rolled back", sql.max_rows, sql.postgres.secret));
+        if let Some(revert) = &sql.revert {
+            lines.push(format!("revert: {}", words(std::slice::from_ref(revert))));
+        }
+    }
     if let Some(custom) = &fault.custom {
         // The plan is what is approved: all that it runs.
         for (what, argv) in

@@ -92,6 +92,13 @@ impl Wants {
                     wants.drained.push(target.clone());
                 }
             }
+            if let Some(database) = step.inject.as_ref().and_then(kinds::fault_database) {
+                wants.object(NamedKind::Secret, &database.secret.namespace, &database.secret.name);
+                if let Some(service) = &database.service {
+                    wants.object(NamedKind::Service, &service.namespace, &service.name);
+                    wants.namespaces.insert(service.namespace.clone());
+                }
+            }
             if let Some(secret) = step.inject.as_ref().and_then(|fault| fault.manifest.as_ref()).and_then(|m| m.secret.as_ref()) {
                 wants.object(NamedKind::Secret, &secret.namespace, &secret.name);
             }

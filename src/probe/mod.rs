@@ -12,6 +12,7 @@ mod collect;
 pub mod digest;
 mod engine;
 mod files;
+pub(crate) mod forward;
 mod http;
 mod ledger;
 mod metric;

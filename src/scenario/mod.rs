@@ -9,6 +9,7 @@ pub mod diag;
 mod load;
 mod params;
 pub mod schema;
+pub mod statement;
 pub(crate) mod tree;
 pub mod types;
 

@@ -85,12 +85,22 @@ pub(crate) const MEANINGS: &[(&str, &str, &str)] = &[
     ("fault", "{partition: {target: primary, cidrs: [§10.0.0.0/33]}}", "`10.0.0.0/33` is not a network"),
     (
         "fault",
-        "{sql: {postgres: {service: shop/db, database: a, secret: shop/x}, statement: §\" \", maxRows: 5, revert: r}}",
+        "{sql: {postgres: {service: shop/db, database: a, secret: shop/x}, statement: §\" \", maxRows: 5, revert: delete from a}}",
         "the statement is empty",
     ),
     (
         "fault",
-        "{sql: {postgres: {service: shop/db, database: a, secret: shop/x}, statement: s, maxRows: §0, revert: r}}",
+        "{sql: {postgres: {service: shop/db, database: a, secret: shop/x}, statement: §truncate a, maxRows: 5, revert: delete from a}}",
+        "the rows that `truncate` touches cannot be counted",
+    ),
+    (
+        "fault",
+        "{sql: {postgres: {service: shop/db, database: a, secret: shop/x}, statement: delete from a, maxRows: 5, revert: §delete from a; commit}}",
+        "it is more than one statement",
+    ),
+    (
+        "fault",
+        "{sql: {postgres: {service: shop/db, database: a, secret: shop/x}, statement: delete from a, maxRows: §0, revert: delete from a}}",
         "`maxRows: 0` would roll every statement back: no fault",
     ),
     ("fault", "{custom: {target: primary, inject: [a], effective: [a], revert: [a], §gone: []}}", "the command `gone` is empty"),

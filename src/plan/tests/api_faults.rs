@@ -196,3 +196,71 @@ fn a_manifest_is_part_of_the_plan() {
     other.steps[0].manifest.as_mut().unwrap().object["spec"] = json!({});
     assert!(!drift(&plan, &other).is_empty());
 }
+
+/// A scenario whose one fault changes rows.
+fn rows(at: &Value, change: &Value) -> Value {
+    let mut sql = json!({"postgres": {"database": "orders", "secret": "shop/orders-ledger"}, "statement": "delete from orders where id = 1",
+        "maxRows": 5, "revert": "insert into orders (id) values (1)"});
+    sql["postgres"].as_object_mut().unwrap().extend(at.as_object().unwrap().clone());
+    sql.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+    json!({"limits": {}, "probes": {}, "objectives": [], "steps": [{"name": "break", "inject": {"sql": sql}}]})
+}
+
+#[test]
+fn a_fault_on_rows_is_planned_where_its_database_is() {
+    let mut guarded = environment();
+    guarded.spec.firedrill.watchdog = serde_json::from_value(json!({"serviceAccount": "dog"})).unwrap();
+    let service = json!({"service": "shop/orders-db"});
+    let plan = plan_of(&rows(&service, &json!({})), &shop(), &guarded, 7).unwrap();
+    assert_eq!(plan.steps[0].touches, ["Database orders of Service shop/orders-db"]);
+    assert_eq!((plan.leases.as_slice(), plan.scope.blast), (&["ns-shop".to_owned()][..], BlastRadius::default()));
+    let page = render(&plan, 200);
+    for part in [
+        "statement: [\"delete from orders where id = 1\"]",
+        "at most 5 rows, as the role of Secret shop/orders-ledger; more are rolled back",
+        "revert: [\"insert into orders (id) values (1)\"]",
+    ] {
+        assert!(page.contains(part), "no {part} in\n{page}");
+    }
+    let dog = plan.watchdog.unwrap().rbac;
+    for permissions in [&plan.rbac, &dog] {
+        assert_eq!(rules(permissions, Some("shop"), "secrets"), ["get [orders-ledger]"]);
+        assert_eq!(rules(permissions, Some("shop"), "services"), ["get [orders-db]"]);
+        assert_eq!(rules(permissions, Some("shop"), "endpointslices"), ["list []"]);
+        assert_eq!(rules(permissions, Some("shop"), "pods"), ["get,list,watch []"]);
+        assert_eq!(rules(permissions, Some("shop"), "pods/portforward"), ["create,get []"]);
+    }
+    let target = plan_of(&rows(&json!({"target": "primary"}), &json!({})), &shop(), &guarded, 7).unwrap();
+    assert_eq!(target.steps[0].touches, ["Database orders of target `primary`"]);
+    let dog = target.watchdog.unwrap().rbac;
+    assert_eq!(rules(&dog, Some("shop"), "pods"), ["list []"]);
+    assert_eq!(rules(&dog, Some("shop"), "pods/portforward"), ["create,get []"]);
+    let unguarded = plan_of(&rows(&service, &json!({})), &shop(), &environment(), 7).unwrap();
+    assert!(
+        unguarded.warnings.iter().any(|w| w.starts_with("no watchdog") && w.contains("`sql` of step `break`")),
+        "{:?}",
+        unguarded.warnings
+    );
+}
+
+#[test]
+fn a_fault_on_rows_is_refused_where_it_cannot_be_counted_or_is_not_allowed() {
+    let service = json!({"service": "shop/orders-db"});
+    for (at, change, part) in [
+        (json!({"service": "shop/none"}), json!({}), "Service shop/none does not exist"),
+        (json!({"service": "shop/orders-db", "secret": "shop/none"}), json!({}), "Secret shop/none does not exist"),
+        (json!({}), json!({}), "its database needs a `service` or a `target` of pods"),
+        (service.clone(), json!({"statement": "truncate orders"}), "`statement`: the rows that `truncate` touches cannot be counted"),
+        (service.clone(), json!({"statement": "delete from a; commit"}), "`statement`: it is more than one statement"),
+        (service, json!({"revert": "rollback"}), "`revert`: `rollback` has to do with transactions"),
+    ] {
+        refused(&rows(&at, &change), &shop(), &environment(), &[part]);
+    }
+    for (namespace, part) in
+        [("other", "namespace other does not allow drills"), ("kube-system", "namespace kube-system is a system namespace")]
+    {
+        let mut snapshot = shop();
+        snapshot.objects.insert(ObjectKey::new(NamedKind::Service, namespace, "db"), ObjectSeen::default());
+        refused(&rows(&json!({"service": format!("{namespace}/db")}), &json!({})), &snapshot, &environment(), &[part]);
+    }
+}

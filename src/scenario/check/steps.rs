@@ -331,8 +331,13 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
     }
     if let Some(sql) = &fault.sql {
         postgres(cx, place.get("postgres"), &sql.postgres, false);
-        if sql.statement.trim().is_empty() {
-            cx.gather.mistake(place.get("statement").span(), "the statement is empty");
+        for (key, text) in [("statement", Some(&sql.statement)), ("revert", sql.revert.as_ref())] {
+            let Some(text) = text else { continue };
+            if text.trim().is_empty() {
+                cx.gather.mistake(place.get(key).span(), "the statement is empty");
+            } else if let Some(why) = crate::scenario::statement::refusal(text) {
+                cx.gather.mistake(place.get(key).span(), format!("no statement for a fault: {why}"));
+            }
         }
         if sql.max_rows == 0 {
             cx.gather.mistake(place.get("maxRows").span(), "`maxRows: 0` would roll every statement back: no fault");

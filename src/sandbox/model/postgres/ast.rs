@@ -102,6 +102,21 @@ pub(super) enum Statement {
         table: String,
         text: Option<String>,
     },
-    /// `CHECKPOINT`, `ANALYZE`: nothing to see.
+    /// `SAVEPOINT name`
+    Savepoint(String),
+    /// `ROLLBACK TO SAVEPOINT name`
+    RollbackTo(String),
+    /// `SELECT pg_try_advisory_xact_lock(n)`
+    TryLock(i64),
+    /// `SELECT lo_create(n)`
+    CreateObject(i64),
+    /// `SELECT lo_unlink(n)`
+    Unlink(i64),
+    /// `COMMENT ON LARGE OBJECT`
+    CommentObject {
+        oid: i64,
+        text: Option<String>,
+    },
+    /// `CHECKPOINT`, `ANALYZE`, `SET CONSTRAINTS`: nothing to see.
     Housekeeping(&'static str),
 }

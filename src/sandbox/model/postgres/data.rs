@@ -112,6 +112,8 @@ pub(super) struct Tables {
     pub(super) roles: BTreeMap<String, Role>,
     /// Role, table, and what it may do.
     pub(super) grants: BTreeSet<(String, String, Action)>,
+    /// Large objects, all of them empty: owners and comments.
+    pub(super) objects: BTreeMap<i64, (String, Option<String>)>,
     /// The rows it was made with, which need not be sent.
     pub(super) seeded: Option<Arc<seed::Seeded>>,
 }
@@ -131,6 +133,12 @@ pub(super) enum Change {
     NoTable { name: String },
     /// A table's comment.
     Comment { name: String, text: Option<String> },
+    /// A large object is made.
+    Object { oid: i64, owner: String },
+    /// A large object's comment.
+    ObjectComment { oid: i64, text: Option<String> },
+    /// A large object is removed.
+    NoObject { oid: i64 },
     /// A row is put at its position.
     Put { table: String, pos: i64, row: Row },
     /// A row is removed.
@@ -168,6 +176,13 @@ impl Tables {
                     Arc::make_mut(table).comment.clone_from(text);
                 }
             }
+            Change::Object { oid, owner } => drop(self.objects.insert(*oid, (owner.clone(), None))),
+            Change::ObjectComment { oid, text } => {
+                if let Some((_, comment)) = self.objects.get_mut(oid) {
+                    comment.clone_from(text);
+                }
+            }
+            Change::NoObject { oid } => drop(self.objects.remove(oid)),
             Change::Put { table, pos, row } => {
                 if let Some(table) = self.tables.get_mut(table) {
                     Arc::make_mut(table).put(*pos, Arc::clone(row));

@@ -52,6 +52,8 @@ pub(super) struct Facts {
     pub(super) replayed_at_us: Option<i64>,
     pub(super) address: String,
     pub(super) followers: Vec<Follower>,
+    /// What this transaction has touched: rows, and rows of the catalogue.
+    pub(super) touched: (i64, i64),
 }
 
 /// All that an expression may need.
@@ -192,6 +194,7 @@ fn call(name: &str, arguments: &[Expr], scope: Scope<'_>) -> Answer<Cell> {
             "transaction_read_only" => Cell::text(if facts.read_only { "on" } else { "off" }),
             "server_version" => Cell::text("15.14"),
             "timezone" | "TimeZone" => Cell::text("UTC"),
+            "track_counts" => Cell::text("on"),
             other => return Err(SqlError::not_rehearsable(format!("the setting `{other}`"))),
         },
         ("version", []) => Cell::text("PostgreSQL 15.14 (sandbox)"),
@@ -210,6 +213,10 @@ fn call(name: &str, arguments: &[Expr], scope: Scope<'_>) -> Answer<Cell> {
         ("obj_description", [Cell::Text(table), Cell::Text(_)]) => {
             find(scope.tables, table).and_then(|table| table.comment.as_deref()).map_or(Cell::Null, Cell::text)
         }
+        ("left", [Cell::Text(text), Cell::Int(most)]) if *most >= 0 => {
+            Cell::text(text.chars().take(usize::try_from(*most).unwrap_or(usize::MAX)).collect::<String>())
+        }
+        ("left", [Cell::Null, _] | [_, Cell::Null]) => Cell::Null,
         ("coalesce", cells) => cells.iter().find(|cell| **cell != Cell::Null).cloned().unwrap_or(Cell::Null),
         ("greatest", cells) => cells.iter().filter(|cell| **cell != Cell::Null).max().cloned().unwrap_or(Cell::Null),
         ("least", cells) => cells.iter().filter(|cell| **cell != Cell::Null).min().cloned().unwrap_or(Cell::Null),

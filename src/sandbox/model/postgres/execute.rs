@@ -11,6 +11,9 @@ use super::{
     value::{Cell, Column, Kind},
 };
 
+/// The number of `pg_largeobject`.
+const LARGE_OBJECTS: i64 = 2613;
+
 /// Columns that are given back: names and kinds.
 pub(super) type Heads = Vec<(String, Kind)>;
 
@@ -189,8 +192,25 @@ pub(super) fn run(statement: &Statement, scope: Scope<'_>, next: &mut dyn FnMut(
             owns(tables, facts, found, table)?;
             done("COMMENT", Change::Comment { name: table.clone(), text: text.clone() })
         }
+        Statement::CreateObject(oid) => {
+            if tables.objects.contains_key(oid) {
+                return Err(SqlError::new("23505", "duplicate key value violates unique constraint \"pg_largeobject_metadata_oid_index\""));
+            }
+            object("lo_create", *oid, Change::Object { oid: *oid, owner: facts.user.clone() })
+        }
+        Statement::Unlink(oid) => {
+            owns_object(tables, facts, *oid)?;
+            object("lo_unlink", 1, Change::NoObject { oid: *oid })
+        }
+        Statement::CommentObject { oid, text } => {
+            owns_object(tables, facts, *oid)?;
+            done("COMMENT", Change::ObjectComment { oid: *oid, text: text.clone() })
+        }
         Statement::Housekeeping(tag) => Ok(Outcome { tag: (*tag).to_owned(), ..Outcome::default() }),
         Statement::Begin { .. } | Statement::Commit | Statement::Rollback | Statement::Set { .. } => {
+            Err(SqlError::not_rehearsable("a command of transactions here"))
+        }
+        Statement::Savepoint(_) | Statement::RollbackTo(_) | Statement::TryLock(_) => {
             Err(SqlError::not_rehearsable("a command of transactions here"))
         }
     }
@@ -198,6 +218,20 @@ pub(super) fn run(statement: &Statement, scope: Scope<'_>, next: &mut dyn FnMut(
 
 fn done(tag: &str, change: Change) -> Answer<Outcome> {
     Ok(Outcome { rows: None, tag: tag.to_owned(), changes: vec![change] })
+}
+
+/// What a function answers that changes a large object.
+fn object(function: &str, answer: i64, change: Change) -> Answer<Outcome> {
+    let rows = Rows { columns: vec![(function.to_owned(), Kind::Int)], rows: vec![vec![Cell::Int(answer)]] };
+    Ok(Outcome { rows: Some(rows), tag: "SELECT 1".to_owned(), changes: vec![change] })
+}
+
+fn owns_object(tables: &Tables, facts: &Facts, oid: i64) -> Answer<()> {
+    match tables.objects.get(&oid) {
+        None => Err(SqlError::new("42704", format!("large object {oid} does not exist"))),
+        Some((owner, _)) if *owner == facts.user || superuser(tables, facts) => Ok(()),
+        Some(_) => Err(SqlError::new("42501", format!("must be owner of large object {oid}"))),
+    }
 }
 
 fn verb(statement: &Statement) -> &'static str {
@@ -209,7 +243,9 @@ fn verb(statement: &Statement) -> &'static str {
         Statement::CreateSchema { .. } => "CREATE SCHEMA",
         Statement::DropTable { .. } => "DROP TABLE",
         Statement::DropSchema { .. } => "DROP SCHEMA",
-        Statement::Comment { .. } => "COMMENT",
+        Statement::Comment { .. } | Statement::CommentObject { .. } => "COMMENT",
+        Statement::CreateObject(_) => "lo_create()",
+        Statement::Unlink(_) => "lo_unlink()",
         _ => "this",
     }
 }
@@ -362,6 +398,14 @@ fn columns_of<'a>(from: Option<&str>, tables: &'a Tables) -> Answer<Cow<'a, [Col
             let positions = ["sent_lsn", "write_lsn", "flush_lsn", "replay_lsn"].map(|name| Column::new(name, Kind::Lsn));
             texts.into_iter().chain(positions).collect()
         }
+        Some("pg_stat_xact_all_tables") => {
+            let counts = ["n_tup_ins", "n_tup_upd", "n_tup_del"].map(|name| Column::new(name, Kind::Int));
+            [Column::new("schemaname", Kind::Text)].into_iter().chain(counts).collect()
+        }
+        Some("pg_description") => {
+            let numbers = ["objoid", "classoid"].map(|name| Column::new(name, Kind::Int));
+            numbers.into_iter().chain([Column::new("description", Kind::Text)]).collect()
+        }
         Some(name) => Cow::Borrowed(&tables.tables.get(name).ok_or_else(|| no_table(name))?.columns),
     })
 }
@@ -378,6 +422,17 @@ fn made_up(from: Option<&str>, scope: Scope<'_>) -> Option<Vec<Row>> {
                 texts.into_iter().chain(positions).collect()
             };
             Some(scope.facts.followers.iter().map(row).collect())
+        }
+        // Not told apart by what was done, as the server does: what is asked of it is the sum.
+        Some("pg_stat_xact_all_tables") => {
+            let (rows, catalogue) = scope.facts.touched;
+            let row = |schema: &str, n: i64| -> Row { [Cell::text(schema), Cell::Int(n), Cell::Int(0), Cell::Int(0)].into() };
+            Some(vec![row("public", rows), row("pg_catalog", catalogue)])
+        }
+        // Of large objects alone.
+        Some("pg_description") => {
+            let commented = scope.tables.objects.iter().filter_map(|(oid, (_, comment))| Some((oid, comment.as_ref()?)));
+            Some(commented.map(|(oid, text)| -> Row { [Cell::Int(*oid), Cell::Int(LARGE_OBJECTS), Cell::text(text)].into() }).collect())
         }
         Some(_) => None,
     }

@@ -20,6 +20,7 @@ pub(super) struct Packed {
     schemas: BTreeMap<String, String>,
     roles: BTreeMap<String, Role>,
     grants: BTreeSet<(String, String, Action)>,
+    objects: BTreeMap<i64, (String, Option<String>)>,
     seeded_us: Option<i64>,
 }
 
@@ -67,6 +68,7 @@ impl Image {
             schemas: self.tables.schemas.clone(),
             roles: self.tables.roles.clone(),
             grants: self.tables.grants.clone(),
+            objects: self.tables.objects.clone(),
             seeded_us: self.tables.seeded.as_ref().map(|seeded| seeded.at_us),
         };
         Parcel { past: self.past.clone(), at_us: self.at_us, tables }
@@ -76,9 +78,9 @@ impl Image {
 impl Parcel {
     /// What was packed.
     pub(super) fn unpack(self) -> Image {
-        let Self { past, at_us, tables: packed } = self;
-        let seeded = packed.seeded_us.map(seed::rows);
-        let unpacked = packed.tables.into_iter().map(|(name, table)| {
+        let Self { past, at_us, tables: Packed { tables, schemas, roles, grants, objects, seeded_us } } = self;
+        let seeded = seeded_us.map(seed::rows);
+        let unpacked = tables.into_iter().map(|(name, table)| {
             let known = seeded.as_ref().and_then(|seeded| seeded.of(&name));
             let chunks = table.chunks.into_iter().map(|(n, rows)| {
                 let chunk = match rows {
@@ -96,7 +98,7 @@ impl Parcel {
             };
             (name, Arc::new(table))
         });
-        let tables = Tables { tables: unpacked.collect(), schemas: packed.schemas, roles: packed.roles, grants: packed.grants, seeded };
+        let tables = Tables { tables: unpacked.collect(), schemas, roles, grants, objects, seeded };
         Image { past, at_us, tables }
     }
 }

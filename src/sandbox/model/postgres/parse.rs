@@ -55,6 +55,21 @@ fn digest_of(sql: &str) -> Option<&str> {
     sql.trim().strip_prefix(&head)?.strip_suffix("\n) as r) as hashes")
 }
 
+/// A query that is a statement for what its one function does.
+fn with_effect(select: Select) -> Statement {
+    if let ([Item::One(Expr::Call(name, arguments), _)], None) = (select.items.as_slice(), &select.from)
+        && let [Expr::Lit(Cell::Int(n))] = arguments.as_slice()
+    {
+        match name.as_str() {
+            "pg_try_advisory_xact_lock" => return Statement::TryLock(*n),
+            "lo_create" => return Statement::CreateObject(*n),
+            "lo_unlink" => return Statement::Unlink(*n),
+            _ => {}
+        }
+    }
+    Statement::Select(select)
+}
+
 struct Parser {
     tokens: Vec<Token>,
     at: usize,
@@ -151,9 +166,16 @@ impl Parser {
                 self.begin()
             }
             "commit" | "end" => Ok(Statement::Commit),
-            "rollback" | "abort" => Ok(Statement::Rollback),
+            "rollback" | "abort" => {
+                if !self.eat("to") {
+                    return Ok(Statement::Rollback);
+                }
+                let _ = self.eat("savepoint");
+                self.word().map(Statement::RollbackTo)
+            }
+            "savepoint" => self.word().map(Statement::Savepoint),
             "set" => self.set(),
-            "select" => self.select().map(Statement::Select),
+            "select" => self.select().map(with_effect),
             "insert" => self.insert(),
             "update" => {
                 let table = self.name()?;
@@ -169,6 +191,13 @@ impl Parser {
             "drop" => self.drop(),
             "comment" => {
                 self.want("on")?;
+                if self.eat_all(&["large", "object"]) {
+                    let Some(&Token::Num(oid)) = self.peek() else { return Err(self.unknown()) };
+                    self.at += 1;
+                    self.want("is")?;
+                    let text = if self.eat("null") { None } else { Some(self.string()?) };
+                    return Ok(Statement::CommentObject { oid, text });
+                }
                 self.want("table")?;
                 let table = self.name()?;
                 self.want("is")?;
@@ -199,6 +228,9 @@ impl Parser {
     }
 
     fn set(&mut self) -> Parsed<Statement> {
+        if self.eat_all(&["constraints", "all"]) {
+            return if self.eat("immediate") { Ok(Statement::Housekeeping("SET CONSTRAINTS")) } else { Err(self.unknown()) };
+        }
         let _ = self.eat("local") || self.eat("session");
         let name = self.word()?;
         if !(self.eat_op("=") || self.eat("to")) {

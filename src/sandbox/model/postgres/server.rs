@@ -1,7 +1,8 @@
 //! A database server: what runs over a server's files. Sessions, transactions, and the wait for a synchronous replica.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
@@ -13,9 +14,9 @@ use super::{
     ast::Statement,
     data::{Change, Data, Tables, verifier},
     eval::{Answer, Facts, Follower, Scope, SqlError},
-    execute::{self, Outcome},
+    execute::{self, Outcome, Rows},
     parse,
-    value::Cell,
+    value::{Cell, Kind},
 };
 use crate::clock::Clock;
 
@@ -38,6 +39,8 @@ struct State {
     synchronous: Vec<String>,
     sessions: usize,
     next: u64,
+    /// Advisory locks that transactions have.
+    locks: BTreeSet<i64>,
 }
 
 /// A server that runs.
@@ -204,6 +207,24 @@ impl Server {
     }
 }
 
+/// An advisory lock, until its transaction ends.
+struct Held {
+    server: Arc<Server>,
+    key: i64,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        lock(&self.server.state).locks.remove(&self.key);
+    }
+}
+
 /// A transaction under way.
 #[derive(Debug)]
 struct Transaction {
@@ -214,6 +235,9 @@ struct Transaction {
     /// Begun by `BEGIN`.
     explicit: bool,
     failed: bool,
+    /// Savepoints: their names, what was seen there, and how many changes there were.
+    saved: Vec<(String, Tables, usize)>,
+    locks: Vec<Held>,
 }
 
 /// How a session's transaction is (for `ReadyForQuery`).
@@ -265,7 +289,8 @@ impl Session {
 
     fn begin(&mut self, read_only: bool, explicit: bool) {
         let tables = lock(&self.server.files).tables.clone();
-        self.transaction = Some(Transaction { tables, changes: Vec::new(), read_only, explicit, failed: false });
+        let (changes, saved, locks) = (Vec::new(), Vec::new(), Vec::new());
+        self.transaction = Some(Transaction { tables, changes, read_only, explicit, failed: false, saved, locks });
     }
 
     /// The tables as this session sees them now.
@@ -291,6 +316,53 @@ impl Session {
             replayed_at_us,
             address: self.server.address.clone(),
             followers: self.server.followers(),
+            touched: self.touched(),
+        }
+    }
+
+    /// How many rows, and how many of the catalogue, the open transaction has touched.
+    fn touched(&self) -> (i64, i64) {
+        let changes = self.transaction.iter().flat_map(|open| &open.changes);
+        changes.fold((0, 0), |(rows, catalogue), change| match change {
+            Change::Put { .. } | Change::Gone { .. } => (rows + 1, catalogue),
+            _ => (rows, catalogue + 1),
+        })
+    }
+
+    /// Savepoints and locks of the open transaction. None: the statement is another one.
+    fn within(&mut self, statement: &Statement) -> Option<Answer<Outcome>> {
+        let no_block = |what: &str| Some(Err(SqlError::new("25P01", format!("{what} can only be used in transaction blocks"))));
+        let tag = |tag: &str| Some(Ok(Outcome { tag: tag.to_owned(), ..Outcome::default() }));
+        let open = self.transaction.as_mut().filter(|open| open.explicit);
+        match (statement, open) {
+            (Statement::Savepoint(name), Some(open)) => {
+                open.saved.push((name.clone(), open.tables.clone(), open.changes.len()));
+                tag("SAVEPOINT")
+            }
+            (Statement::RollbackTo(name), Some(open)) => {
+                let Some(at) = open.saved.iter().rposition(|(saved, ..)| saved == name) else {
+                    return Some(Err(SqlError::new("3B001", format!("savepoint \"{name}\" does not exist"))));
+                };
+                open.saved.truncate(at + 1);
+                let (_, tables, changes) = &open.saved[at];
+                open.tables.clone_from(tables);
+                open.changes.truncate(*changes);
+                open.failed = false;
+                tag("ROLLBACK")
+            }
+            (Statement::Savepoint(_), None) => no_block("SAVEPOINT"),
+            (Statement::RollbackTo(_), None) => no_block("ROLLBACK TO SAVEPOINT"),
+            (Statement::TryLock(key), open) => {
+                let mine = open.as_ref().is_some_and(|open| open.locks.iter().any(|held| held.key == *key));
+                let free = mine || !lock(&self.server.state).locks.contains(key);
+                if let Some(open) = open.filter(|_| free && !mine) {
+                    lock(&self.server.state).locks.insert(*key);
+                    open.locks.push(Held { server: Arc::clone(&self.server), key: *key });
+                }
+                let rows = Rows { columns: vec![("pg_try_advisory_xact_lock".to_owned(), Kind::Bool)], rows: vec![vec![Cell::Bool(free)]] };
+                Some(Ok(Outcome { rows: Some(rows), tag: "SELECT 1".to_owned(), changes: Vec::new() }))
+            }
+            _ => None,
         }
     }
 
@@ -300,7 +372,7 @@ impl Session {
     /// The server's: the transaction has failed then.
     pub(super) fn execute(&mut self, statement: &Statement, params: &[Cell]) -> Answer<Outcome> {
         let done = |tag: &str| Ok(Outcome { tag: tag.to_owned(), ..Outcome::default() });
-        if self.status() == Status::Failed && !matches!(statement, Statement::Commit | Statement::Rollback) {
+        if self.status() == Status::Failed && !matches!(statement, Statement::Commit | Statement::Rollback | Statement::RollbackTo(_)) {
             let why = "current transaction is aborted, commands ignored until end of transaction block";
             return Err(SqlError::new("25P02", why));
         }
@@ -334,6 +406,9 @@ impl Session {
                 return done("SET");
             }
             _ => {}
+        }
+        if let Some(done) = self.within(statement) {
+            return done;
         }
         if self.transaction.is_none() {
             self.begin(false, false);
@@ -450,7 +525,7 @@ impl Session {
 
 fn touches_tables(statement: &Statement) -> bool {
     match statement {
-        Statement::Select(select) => select.from.as_deref().is_some_and(|from| from != "pg_stat_replication"),
+        Statement::Select(select) => select.from.as_deref().is_some_and(|from| !from.starts_with("pg_")),
         Statement::Housekeeping(_) => false,
         _ => true,
     }

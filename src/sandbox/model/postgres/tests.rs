@@ -33,6 +33,7 @@ fn facts(user: &str) -> Facts {
         replayed_at_us: None,
         address: "10.0.0.1".to_owned(),
         followers: vec![follower],
+        touched: (0, 0),
     }
 }
 
