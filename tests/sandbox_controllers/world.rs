@@ -200,8 +200,13 @@ impl World {
 
     /// Status, output, and what was said of a failure.
     pub(crate) async fn exec(&self, pod: &str, command: &[&str]) -> (Option<String>, String, String) {
+        self.try_exec(pod, command).await.unwrap()
+    }
+
+    /// The same, of a container that may be down.
+    pub(crate) async fn try_exec(&self, pod: &str, command: &[&str]) -> kube::Result<(Option<String>, String, String)> {
         let params = AttachParams::default().stdout(true).stderr(true);
-        let mut session = self.api::<Pod>().exec(pod, command.to_vec(), &params).await.unwrap();
+        let mut session = self.api::<Pod>().exec(pod, command.to_vec(), &params).await?;
         let status = session.take_status().unwrap();
         let mut out = Vec::new();
         session.stdout().unwrap().read_to_end(&mut out).await.unwrap();
@@ -209,7 +214,7 @@ impl World {
         let out = String::from_utf8_lossy(&out).into_owned();
         let status = status.await.unwrap();
         session.join().await.unwrap();
-        (status.status, out, status.message.unwrap_or_default())
+        Ok((status.status, out, status.message.unwrap_or_default()))
     }
 
     /// The whole minute from which minutes are counted.

@@ -41,14 +41,18 @@ pub(super) fn is_record(entry: &AuditEntry) -> bool {
 /// The uids of intents that such a request brings.
 pub(super) fn recorded(entry: &AuditEntry) -> BTreeSet<String> {
     let sent = entry.request_object().unwrap_or_default();
-    let lines = text(&sent["data"]["events.jsonl"]).lines().filter_map(|line| serde_json::from_str::<Record>(line).ok());
-    lines.flat_map(|record| uids(&record.event)).collect()
+    intended(text(&sent["data"]["events.jsonl"]).lines())
 }
 
 /// The uids of intents that the journal had, durably, when a request arrived.
 pub(super) fn synced(runner: &Runner, number: usize) -> BTreeSet<String> {
     let durable = runner.syncs.iter().filter(|sync| sync.moment <= number as u64).map(|sync| sync.bytes).max().unwrap_or(0);
     let text = runner.journal.get(..durable.min(runner.journal.len())).unwrap_or_default();
-    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    whole.filter_map(|line| serde_json::from_str::<Record>(line).ok()).flat_map(|record| uids(&record.event)).collect()
+    intended(text.split_inclusive('\n').filter(|line| line.ends_with('\n')))
+}
+
+/// The uids of intents among lines of a journal. The other lines are most of it, and are not read.
+fn intended<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let records = lines.filter(|line| line.contains("\"intent\":")).filter_map(|line| serde_json::from_str::<Record>(line).ok());
+    records.flat_map(|record| uids(&record.event)).collect()
 }

@@ -429,11 +429,13 @@ fn verdicts_that_are_not_so_are_found() {
 fn the_truth_is_read_as_it_is() {
     let series = truth::Series(vec![(i64::MIN, true), (10, false), (20, true), (22, false), (40, true)]);
     assert_eq!((series.at(9), series.at(10), series.at(20), series.at(100)), (true, false, true, true));
-    assert_eq!(series.recovery(5, 2), Some(15));
-    // Good for too short a time is no recovery.
-    assert_eq!(series.recovery(5, 3), Some(35));
-    assert_eq!(series.recovery(41, 3), Some(0));
-    assert_eq!(truth::Series(vec![(i64::MIN, true), (10, false)]).recovery(5, 1), None);
+    let recovery = |fault, stable| series.recovery(fault, stable, i64::MAX);
+    assert_eq!(recovery(5, 2), Some(15));
+    // Good for too short a time is no recovery, unless what ended it is another outage.
+    assert_eq!(recovery(5, 3), Some(35));
+    assert_eq!((series.recovery(5, 3, 23), series.recovery(5, 3, 22)), (Some(35), Some(15)));
+    assert_eq!(recovery(41, 3), Some(0));
+    assert_eq!(truth::Series(vec![(i64::MIN, true), (10, false)]).recovery(5, 1, i64::MAX), None);
     assert_eq!(series.good_within(0, 50), 10 + 2 + 10);
 }
 

@@ -3,7 +3,7 @@
 
 use firedrill::{
     clock::Stamp,
-    fault::Undo,
+    fault::{ProcessFault, Undo},
     journal::{Event, Record},
     plan::Plan,
     scenario::types::{Availability, Check, ProbeState, RecoveryTime},
@@ -34,13 +34,14 @@ impl Series {
         self.0.iter().find(|(at, good)| *at > from_us && *good == wanted).map(|(at, _)| *at)
     }
 
-    /// How long after a fault it was good again, for good (`stable_us`): 0 if it was never bad, nothing if it never was.
-    pub(super) fn recovery(&self, fault_us: i64, stable_us: i64) -> Option<i64> {
+    /// How long after a fault it was good again, for good (`stable_us`): 0 if it was never bad, nothing if it never was. An outage that only
+    /// begins at `until_us` is another one.
+    pub(super) fn recovery(&self, fault_us: i64, stable_us: i64, until_us: i64) -> Option<i64> {
         let Some(mut bad) = self.next(fault_us, false) else { return Some(0) };
         loop {
             let good = self.next(bad, true)?;
             match self.next(good, false) {
-                Some(again) if again - good < stable_us => bad = again,
+                Some(again) if again - good < stable_us && again < until_us => bad = again,
                 _ => return Some(good - fault_us),
             }
         }
@@ -152,12 +153,13 @@ impl Case<'_> {
                 Change::Undo | Change::Own => false,
             })
             .map(|(_, entry, _)| entry.at_us);
-        // A fault of processes is no request. Which it is of two faults on one pod is told by the time: not before the intent.
+        // A fault of processes is no request. Which it is of two faults on one pod is told by the signal, and by the time: not before the
+        // intent.
+        let Undo::Processes { how, .. } = undo else { return changed.min() };
+        let signal = if *how == ProcessFault::Freeze { "STOP" } else { "KILL" };
         let intended = self.when(&record.at).unwrap_or(i64::MAX);
-        let signals = self.history.signals.iter().filter(|sent| sent.breaks() && sent.is_of(&self.runner.drill) && sent.at_us >= intended);
-        let hit = signals.filter(|sent| meant.contains(&sent.uid)).map(|sent| sent.at_us);
-        let by_processes = matches!(undo, Undo::Processes { .. });
-        if by_processes { hit.min() } else { changed.min() }
+        let signals = self.history.signals.iter().filter(|sent| sent.signal == signal && sent.is_of(&self.runner.drill));
+        signals.filter(|sent| sent.at_us >= intended && meant.contains(&sent.uid)).map(|sent| sent.at_us).min()
     }
 
     fn steps_ended(&self) -> Option<i64> {
@@ -172,6 +174,21 @@ impl Case<'_> {
         let step = self.runner.plan.leaf_steps().into_iter().find(|step| step.fault == Some(fault));
         let spec = step.and_then(|step| step.spec.inject.as_ref());
         spec.is_some_and(|spec| spec.pod_kill.is_some() || spec.crash.as_ref().is_some_and(|crash| !crash.hold))
+    }
+
+    /// When a fault that came at this time was really over: at once, or with the first signal after which its processes were no longer stopped.
+    fn over(&self, fault: u32, struck: i64) -> Option<i64> {
+        if self.is_over_at_once(fault) {
+            return Some(struck);
+        }
+        let (record, _, _, undo) = intents(self.records).find(|(_, id, ..)| *id == fault)?;
+        if !matches!(undo, Undo::Processes { how: ProcessFault::Freeze, .. }) {
+            return None;
+        }
+        let meant = uids(&record.event);
+        let of_it = self.history.signals.iter().filter(|sent| sent.at_us >= struck && meant.contains(&sent.uid));
+        let last = of_it.clone().filter(|sent| sent.signal == "STOP").map(|sent| sent.at_us).max()?;
+        of_it.filter(|sent| sent.at_us >= last && sent.signal != "STOP").map(|sent| sent.at_us).min()
     }
 
     /// When the next fault really came after one that came at this time.
@@ -197,31 +214,40 @@ impl Case<'_> {
         let Some(struck) = struck else {
             return (self.objective.outcome == Outcome::Met).then(|| self.wrong(MET, "nothing was broken"));
         };
-        let mut real = truth.recovery(struck, micros(spec.stable_for));
-        // What only began once the steps had ended is not what the fault did; nor, if the fault was over at once, what only began
+        let (stable, within) = (micros(spec.stable_for), micros(spec.within));
+        let probe = self.runner.plan.probes.get(&spec.probe)?;
+        let blur = micros(probe.every) + micros(probe.timeout);
+        let mut real = vec![truth.recovery(struck, stable, i64::MAX)];
+        // What only began once the steps had ended is not what the fault did; nor, if the fault was over by then, what only began
         // after the next one.
-        let fault = self.fault(spec.after.as_deref()).filter(|fault| self.is_over_at_once(*fault));
+        let bad = truth.next(struck, false);
+        let fault = self.fault(spec.after.as_deref());
+        let over = fault.and_then(|fault| self.over(fault, struck));
         let next = fault.and_then(|fault| self.next_strike(fault, struck));
-        let until = [self.steps_ended(), next].into_iter().flatten().min();
-        if let Some((bad, until)) = truth.next(struck, false).zip(until)
-            && bad >= until
+        let next = next.filter(|_| over.zip(bad).is_some_and(|(over, bad)| over <= bad + blur));
+        if let Some(until) = [self.steps_ended(), next].into_iter().flatten().min()
+            && let Some(bad) = bad
         {
-            // Between two samples nobody can tell on which side of that it began: then either is right.
-            let probe = self.runner.plan.probes.get(&spec.probe)?;
-            let told = bad - until > micros(probe.every) + micros(probe.timeout);
-            if told || !real.is_some_and(|real| measured.contains(real)) {
-                real = Some(0);
+            let is_another = bad >= until && over.is_none_or(|over| over <= bad || self.steps_ended() == Some(until));
+            // Between two samples nobody can tell on which side of that it began, nor whether it was bad and good again: then either is right.
+            if is_another && bad - until > blur {
+                real = vec![Some(0)];
+            } else if bad >= until {
+                real.push(Some(0));
+            } else if measured.lower == Some(0) {
+                real.push(truth.recovery(struck, stable, until));
             }
         }
-        let within = micros(spec.within);
-        match (self.objective.outcome, real) {
+        let wrong = |real: Option<i64>| match (self.objective.outcome, real) {
             (Outcome::Met, None) => Some(self.wrong(MET, "it never recovered")),
             (Outcome::Met, Some(real)) if real > within => Some(self.wrong(MET, &format!("it took {real} us"))),
             (Outcome::Missed, Some(real)) if real <= within => Some(self.wrong(PROMISE, &format!("it took only {real} us"))),
             (_, Some(real)) if !measured.contains(real) => Some(self.wrong(PROMISE, &format!("it took {real} us"))),
             (_, None) if measured.upper.is_some() => Some(self.wrong(PROMISE, "it never recovered")),
             _ => None,
-        }
+        };
+        let wrong: Option<Vec<Violation>> = real.into_iter().map(wrong).collect();
+        wrong?.into_iter().next()
     }
 
     fn availability(&self, spec: &Availability) -> Option<Violation> {
