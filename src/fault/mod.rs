@@ -31,6 +31,7 @@ mod volumes;
 
 use std::{
     collections::BTreeSet,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -170,49 +171,55 @@ pub fn needs_helper(spec: &FaultSpec) -> bool {
     on_nodes || spec.freeze.is_some() || spec.crash.is_some() || spec.signal.is_some() || spec.partition.is_some() || on_volumes
 }
 
+/// A future on the heap, made in a frame of its own. In a build without optimisation whoever polls has room on its stack for each
+/// future that it might make: for those of all kinds at once that is more than a thread's stack holds.
+fn apart<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::pin(make())
+}
+
 /// Reads the state before and returns what the fault will do and how to undo it. Changes nothing.
 ///
 /// # Errors
 /// The state cannot be read, or the fault would change nothing, or could not be undone.
 pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject]) -> Result<Prepared, FaultError> {
-    let containers = || target_of(spec).and_then(|t| cx.plan.targets.get(t)).map(|t| t.spec.containers.clone()).unwrap_or_default();
+    let containers = target_of(spec).and_then(|t| cx.plan.targets.get(t)).map(|t| t.spec.containers.clone()).unwrap_or_default();
     if spec.pod_kill.is_some() {
-        pod_kill::prepare(cx, targets).await
+        apart(|| pod_kill::prepare(cx, targets)).await
     } else if let Some(crash) = &spec.crash {
         let how = if crash.hold { ProcessFault::CrashHold } else { ProcessFault::Crash };
-        processes::prepare(cx, spec, targets, &containers(), how).await
+        apart(|| processes::prepare(cx, spec, targets, &containers, how)).await
     } else if spec.freeze.is_some() {
-        processes::prepare(cx, spec, targets, &containers(), ProcessFault::Freeze).await
+        apart(|| processes::prepare(cx, spec, targets, &containers, ProcessFault::Freeze)).await
     } else if let Some(scale) = &spec.scale {
-        scale::prepare(cx, scale, targets).await
+        apart(|| scale::prepare(cx, scale, targets)).await
     } else if let Some(cut) = &spec.cut_backup_job {
-        cut_backup_job::prepare(cx, cut, targets).await
+        apart(|| cut_backup_job::prepare(cx, cut, targets)).await
     } else if spec.cordon_node.is_some() {
-        cordon_node::prepare(cx, targets).await
+        apart(|| cordon_node::prepare(cx, targets)).await
     } else if spec.drain_node.is_some() {
-        drain_node::prepare(cx, spec, targets).await
+        apart(|| drain_node::prepare(cx, spec, targets)).await
     } else if spec.detach_service.is_some() {
-        detach_service::prepare(cx, targets).await
+        apart(|| detach_service::prepare(cx, targets)).await
     } else if spec.bad_image.is_some() {
-        bad_image::prepare(cx, &containers(), targets).await
+        apart(|| bad_image::prepare(cx, &containers, targets)).await
     } else if spec.hide_secret.is_some() {
-        hide_secret::prepare(cx, targets).await
+        apart(|| hide_secret::prepare(cx, targets)).await
     } else if spec.manifest.is_some() {
-        manifest::prepare(cx, spec).await
+        apart(|| manifest::prepare(cx, spec)).await
     } else if spec.lose_node.is_some() || spec.lose_zone.is_some() {
-        lose_node::prepare(cx, targets).await
+        apart(|| lose_node::prepare(cx, targets)).await
     } else if let Some(fill) = &spec.fill_node_disk {
-        node_disk::prepare(cx, fill, targets).await
+        apart(|| node_disk::prepare(cx, fill, targets)).await
     } else if let Some(signal) = &spec.signal {
-        signal::prepare(cx, spec, signal, targets, &containers()).await
+        apart(|| signal::prepare(cx, spec, signal, targets, &containers)).await
     } else if let Some(partition) = &spec.partition {
-        partition::prepare(cx, partition, targets).await
+        apart(|| partition::prepare(cx, partition, targets)).await
     } else if spec.fill_disk.is_some() || spec.corrupt_file.is_some() || spec.delete_files.is_some() {
-        volumes::prepare(cx, spec, targets, &containers()).await
+        apart(|| volumes::prepare(cx, spec, targets, &containers)).await
     } else if let Some(custom) = &spec.custom {
-        custom::prepare(cx, custom, targets, &containers()).await
+        apart(|| custom::prepare(cx, custom, targets, &containers)).await
     } else if let Some(sql) = &spec.sql {
-        sql::prepare(cx, sql).await
+        apart(|| sql::prepare(cx, sql)).await
     } else {
         Err(FaultError::NotBuilt)
     }
@@ -224,13 +231,13 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
 /// A helper cannot be placed, or the target has gone meanwhile.
 pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), FaultError> {
     match undo {
-        Undo::Processes { pods, .. } => processes::arm(cx, pods).await,
-        Undo::Signal { to, signal, id } => signal::arm(cx, to, signal, id).await,
-        Undo::Partition { pods, name, cuts } => partition::arm(cx, pods, name, cuts).await,
-        Undo::Volumes { at, name } => volumes::arm(cx, at, name).await,
-        Undo::NodeLoss { nodes, name } => lose_node::arm(cx, nodes, name).await,
-        Undo::NodeDisk { at, name } => node_disk::arm(cx, at, name).await,
-        Undo::CronJob { change: CronJobChange::JobKilled { .. }, .. } => cut_backup_job::arm(cx, spec, undo).await,
+        Undo::Processes { pods, .. } => apart(|| processes::arm(cx, pods)).await,
+        Undo::Signal { to, signal, id } => apart(|| signal::arm(cx, to, signal, id)).await,
+        Undo::Partition { pods, name, cuts } => apart(|| partition::arm(cx, pods, name, cuts)).await,
+        Undo::Volumes { at, name } => apart(|| volumes::arm(cx, at, name)).await,
+        Undo::NodeLoss { nodes, name } => apart(|| lose_node::arm(cx, nodes, name)).await,
+        Undo::NodeDisk { at, name } => apart(|| node_disk::arm(cx, at, name)).await,
+        Undo::CronJob { change: CronJobChange::JobKilled { .. }, .. } => apart(|| cut_backup_job::arm(cx, spec, undo)).await,
         Undo::Deleted { .. } | Undo::Scale { .. } | Undo::CronJob { .. } => Ok(()),
         Undo::Cordon { .. }
         | Undo::Drain { .. }
@@ -249,40 +256,46 @@ pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), Faul
 /// It could not be done, wholly or in part; [`revert`] deals with what there is.
 pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stamp, Stamp), FaultError> {
     match undo {
-        Undo::Deleted { pods, .. } => pod_kill::inject(cx, spec, pods).await,
-        Undo::Scale { .. } => scale::inject(cx, undo).await,
-        Undo::CronJob { .. } => cut_backup_job::inject(cx, undo).await,
-        Undo::Cordon { nodes } => cordon_node::inject(cx, nodes).await,
-        Undo::Drain { nodes, pods, .. } => drain_node::inject(cx, nodes, pods).await,
-        Undo::Service { .. } => detach_service::inject(cx, undo).await,
-        Undo::Image { .. } => bad_image::inject(cx, undo).await,
-        Undo::Secret { .. } => hide_secret::inject(cx, undo).await,
-        Undo::Manifest { .. } => manifest::inject(cx, spec, undo).await,
-        Undo::Custom { .. } => custom::inject(cx, spec.custom.as_ref().ok_or(FaultError::NotBuilt)?, undo).await,
-        Undo::Sql { .. } => sql::inject(cx, spec.sql.as_ref().ok_or(FaultError::NotBuilt)?, undo).await,
+        Undo::Deleted { pods, .. } => apart(|| pod_kill::inject(cx, spec, pods)).await,
+        Undo::Scale { .. } => apart(|| scale::inject(cx, undo)).await,
+        Undo::CronJob { .. } => apart(|| cut_backup_job::inject(cx, undo)).await,
+        Undo::Cordon { nodes } => apart(|| cordon_node::inject(cx, nodes)).await,
+        Undo::Drain { nodes, pods, .. } => apart(|| drain_node::inject(cx, nodes, pods)).await,
+        Undo::Service { .. } => apart(|| detach_service::inject(cx, undo)).await,
+        Undo::Image { .. } => apart(|| bad_image::inject(cx, undo)).await,
+        Undo::Secret { .. } => apart(|| hide_secret::inject(cx, undo)).await,
+        Undo::Manifest { .. } => apart(|| manifest::inject(cx, spec, undo)).await,
+        Undo::Custom { .. } => {
+            let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
+            apart(|| custom::inject(cx, custom, undo)).await
+        }
+        Undo::Sql { .. } => {
+            let sql = spec.sql.as_ref().ok_or(FaultError::NotBuilt)?;
+            apart(|| sql::inject(cx, sql, undo)).await
+        }
         Undo::Processes { pods, how } => {
             cx.leave.to("signal processes")?;
-            processes::inject(cx, pods, *how).await
+            apart(|| processes::inject(cx, pods, *how)).await
         }
         Undo::Signal { to, signal, id } => {
             cx.leave.to("send a signal")?;
-            signal::inject(cx, to, signal, id).await
+            apart(|| signal::inject(cx, to, signal, id)).await
         }
         Undo::Partition { pods, name, cuts } => {
             cx.leave.to("cut traffic")?;
-            partition::inject(cx, pods, name, cuts).await
+            apart(|| partition::inject(cx, pods, name, cuts)).await
         }
         Undo::Volumes { at, name } => {
             cx.leave.to("change volumes")?;
-            volumes::inject(cx, at, name).await
+            apart(|| volumes::inject(cx, at, name)).await
         }
         Undo::NodeLoss { nodes, name } => {
             cx.leave.to("lose nodes")?;
-            lose_node::inject(cx, nodes, name).await
+            apart(|| lose_node::inject(cx, nodes, name)).await
         }
         Undo::NodeDisk { at, name } => {
             cx.leave.to("fill disks of nodes")?;
-            node_disk::inject(cx, at, name).await
+            apart(|| node_disk::inject(cx, at, name)).await
         }
     }
 }
@@ -293,23 +306,26 @@ pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stam
 /// The proof did not come within the limit.
 pub async fn effective(cx: &FaultCx, spec: &FaultSpec, undo: &Undo, limit: Duration) -> Result<(Stamp, String), FaultError> {
     match undo {
-        Undo::Deleted { pods, .. } => pod_kill::effective(cx, pods, limit).await,
-        Undo::Scale { .. } => scale::effective(cx, undo, limit).await,
-        Undo::CronJob { .. } => cut_backup_job::effective(cx, undo, limit).await,
-        Undo::Cordon { nodes } => cordon_node::effective(cx, nodes, limit).await,
-        Undo::Drain { nodes, grace_secs, .. } => drain_node::effective(cx, nodes, *grace_secs, limit).await,
-        Undo::Service { .. } => detach_service::effective(cx, undo, limit).await,
-        Undo::Image { .. } => bad_image::effective(cx, undo, limit).await,
-        Undo::Secret { .. } => hide_secret::effective(cx, undo, limit).await,
-        Undo::Manifest { .. } => manifest::effective(cx, spec, undo, limit).await,
-        Undo::Custom { .. } => custom::effective(cx, spec.custom.as_ref().ok_or(FaultError::NotBuilt)?, undo, limit).await,
-        Undo::Sql { .. } => sql::effective(cx, undo, limit).await,
-        Undo::Processes { pods, how } => processes::effective(cx, pods, *how, limit).await,
-        Undo::Signal { to, signal, id } => signal::effective(cx, to, signal, id, limit).await,
-        Undo::Partition { pods, name, cuts } => partition::effective(cx, pods, name, cuts, limit).await,
-        Undo::Volumes { at, name } => volumes::effective(cx, at, name, limit).await,
-        Undo::NodeLoss { nodes, name } => lose_node::effective(cx, nodes, name, limit).await,
-        Undo::NodeDisk { at, name } => node_disk::effective(cx, at, name, limit).await,
+        Undo::Deleted { pods, .. } => apart(|| pod_kill::effective(cx, pods, limit)).await,
+        Undo::Scale { .. } => apart(|| scale::effective(cx, undo, limit)).await,
+        Undo::CronJob { .. } => apart(|| cut_backup_job::effective(cx, undo, limit)).await,
+        Undo::Cordon { nodes } => apart(|| cordon_node::effective(cx, nodes, limit)).await,
+        Undo::Drain { nodes, grace_secs, .. } => apart(|| drain_node::effective(cx, nodes, *grace_secs, limit)).await,
+        Undo::Service { .. } => apart(|| detach_service::effective(cx, undo, limit)).await,
+        Undo::Image { .. } => apart(|| bad_image::effective(cx, undo, limit)).await,
+        Undo::Secret { .. } => apart(|| hide_secret::effective(cx, undo, limit)).await,
+        Undo::Manifest { .. } => apart(|| manifest::effective(cx, spec, undo, limit)).await,
+        Undo::Custom { .. } => {
+            let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
+            apart(|| custom::effective(cx, custom, undo, limit)).await
+        }
+        Undo::Sql { .. } => apart(|| sql::effective(cx, undo, limit)).await,
+        Undo::Processes { pods, how } => apart(|| processes::effective(cx, pods, *how, limit)).await,
+        Undo::Signal { to, signal, id } => apart(|| signal::effective(cx, to, signal, id, limit)).await,
+        Undo::Partition { pods, name, cuts } => apart(|| partition::effective(cx, pods, name, cuts, limit)).await,
+        Undo::Volumes { at, name } => apart(|| volumes::effective(cx, at, name, limit)).await,
+        Undo::NodeLoss { nodes, name } => apart(|| lose_node::effective(cx, nodes, name, limit)).await,
+        Undo::NodeDisk { at, name } => apart(|| node_disk::effective(cx, at, name, limit)).await,
     }
 }
 
@@ -320,22 +336,25 @@ pub async fn effective(cx: &FaultCx, spec: &FaultSpec, undo: &Undo, limit: Durat
 pub async fn holds(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<Option<String>, FaultError> {
     match undo {
         Undo::Deleted { .. } => Ok(None),
-        Undo::Scale { .. } => scale::holds(cx, undo).await,
-        Undo::CronJob { .. } => cut_backup_job::holds(cx, undo).await,
-        Undo::Cordon { nodes } => cordon_node::holds(cx, nodes).await,
-        Undo::Drain { nodes, .. } => drain_node::holds(cx, nodes).await,
-        Undo::Service { .. } => detach_service::holds(cx, undo).await,
-        Undo::Image { .. } => bad_image::holds(cx, undo).await,
-        Undo::Secret { .. } => hide_secret::holds(cx, undo).await,
-        Undo::Manifest { .. } => manifest::holds(cx, spec, undo).await,
-        Undo::Custom { .. } => custom::holds(cx, spec.custom.as_ref().ok_or(FaultError::NotBuilt)?, undo).await,
-        Undo::Sql { .. } => sql::holds(cx, undo).await,
-        Undo::Processes { pods, how } => processes::holds(cx, pods, *how).await,
-        Undo::Signal { to, signal, id } => signal::holds(cx, to, signal, id).await,
-        Undo::Partition { pods, name, cuts } => partition::holds(cx, pods, name, cuts).await,
-        Undo::Volumes { at, name } => volumes::holds(cx, at, name).await,
-        Undo::NodeLoss { nodes, name } => lose_node::holds(cx, nodes, name).await,
-        Undo::NodeDisk { at, name } => node_disk::holds(cx, at, name).await,
+        Undo::Scale { .. } => apart(|| scale::holds(cx, undo)).await,
+        Undo::CronJob { .. } => apart(|| cut_backup_job::holds(cx, undo)).await,
+        Undo::Cordon { nodes } => apart(|| cordon_node::holds(cx, nodes)).await,
+        Undo::Drain { nodes, .. } => apart(|| drain_node::holds(cx, nodes)).await,
+        Undo::Service { .. } => apart(|| detach_service::holds(cx, undo)).await,
+        Undo::Image { .. } => apart(|| bad_image::holds(cx, undo)).await,
+        Undo::Secret { .. } => apart(|| hide_secret::holds(cx, undo)).await,
+        Undo::Manifest { .. } => apart(|| manifest::holds(cx, spec, undo)).await,
+        Undo::Custom { .. } => {
+            let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
+            apart(|| custom::holds(cx, custom, undo)).await
+        }
+        Undo::Sql { .. } => apart(|| sql::holds(cx, undo)).await,
+        Undo::Processes { pods, how } => apart(|| processes::holds(cx, pods, *how)).await,
+        Undo::Signal { to, signal, id } => apart(|| signal::holds(cx, to, signal, id)).await,
+        Undo::Partition { pods, name, cuts } => apart(|| partition::holds(cx, pods, name, cuts)).await,
+        Undo::Volumes { at, name } => apart(|| volumes::holds(cx, at, name)).await,
+        Undo::NodeLoss { nodes, name } => apart(|| lose_node::holds(cx, nodes, name)).await,
+        Undo::NodeDisk { at, name } => apart(|| node_disk::holds(cx, at, name)).await,
     }
 }
 
@@ -347,21 +366,21 @@ pub async fn holds(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<Option
 pub async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String), FaultError> {
     match undo {
         Undo::Deleted { .. } => Ok((RevertResult::Nothing, "the pods' owners bring them back".to_owned())),
-        Undo::Scale { .. } => scale::revert(cx, undo).await,
-        Undo::CronJob { .. } => cut_backup_job::revert(cx, undo).await,
-        Undo::Cordon { nodes } | Undo::Drain { nodes, .. } => cordon_node::revert(cx, nodes).await,
-        Undo::Service { .. } => detach_service::revert(cx, undo).await,
-        Undo::Image { .. } => bad_image::revert(cx, undo).await,
-        Undo::Secret { .. } => hide_secret::revert(cx, undo).await,
-        Undo::Manifest { .. } => manifest::revert(cx, undo).await,
-        Undo::Custom { .. } => custom::revert(cx, undo).await,
-        Undo::Sql { .. } => sql::revert(cx, undo).await,
-        Undo::Processes { pods, how } => processes::revert(cx, pods, *how).await,
-        Undo::Signal { to, signal, id } => signal::revert(cx, to, signal, id).await,
-        Undo::Partition { pods, name, cuts } => partition::revert(cx, pods, name, cuts).await,
-        Undo::Volumes { at, name } => volumes::revert(cx, at, name).await,
-        Undo::NodeLoss { nodes, name } => lose_node::revert(cx, nodes, name).await,
-        Undo::NodeDisk { at, name } => node_disk::revert(cx, at, name).await,
+        Undo::Scale { .. } => apart(|| scale::revert(cx, undo)).await,
+        Undo::CronJob { .. } => apart(|| cut_backup_job::revert(cx, undo)).await,
+        Undo::Cordon { nodes } | Undo::Drain { nodes, .. } => apart(|| cordon_node::revert(cx, nodes)).await,
+        Undo::Service { .. } => apart(|| detach_service::revert(cx, undo)).await,
+        Undo::Image { .. } => apart(|| bad_image::revert(cx, undo)).await,
+        Undo::Secret { .. } => apart(|| hide_secret::revert(cx, undo)).await,
+        Undo::Manifest { .. } => apart(|| manifest::revert(cx, undo)).await,
+        Undo::Custom { .. } => apart(|| custom::revert(cx, undo)).await,
+        Undo::Sql { .. } => apart(|| sql::revert(cx, undo)).await,
+        Undo::Processes { pods, how } => apart(|| processes::revert(cx, pods, *how)).await,
+        Undo::Signal { to, signal, id } => apart(|| signal::revert(cx, to, signal, id)).await,
+        Undo::Partition { pods, name, cuts } => apart(|| partition::revert(cx, pods, name, cuts)).await,
+        Undo::Volumes { at, name } => apart(|| volumes::revert(cx, at, name)).await,
+        Undo::NodeLoss { nodes, name } => apart(|| lose_node::revert(cx, nodes, name)).await,
+        Undo::NodeDisk { at, name } => apart(|| node_disk::revert(cx, at, name)).await,
     }
 }
 
@@ -371,23 +390,23 @@ pub async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String),
 /// The proof did not come within the limit.
 pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, String), FaultError> {
     match undo {
-        Undo::Deleted { owners, .. } => owner::all_ready(cx, owners, limit).await,
-        Undo::Scale { .. } => scale::gone(cx, undo, limit).await,
-        Undo::CronJob { .. } => cut_backup_job::gone(cx, undo, limit).await,
-        Undo::Cordon { nodes } => cordon_node::gone(cx, nodes, limit).await,
-        Undo::Drain { nodes, owners, .. } => drain_node::gone(cx, nodes, owners, limit).await,
-        Undo::Service { .. } => detach_service::gone(cx, undo, limit).await,
-        Undo::Image { .. } => bad_image::gone(cx, undo, limit).await,
-        Undo::Secret { .. } => hide_secret::gone(cx, undo, limit).await,
-        Undo::Manifest { .. } => manifest::gone(cx, undo, limit).await,
-        Undo::Custom { .. } => custom::gone(cx, undo, limit).await,
-        Undo::Sql { .. } => sql::gone(cx, undo, limit).await,
-        Undo::Processes { pods, how } => processes::gone(cx, pods, *how, limit).await,
-        Undo::Signal { to, signal, id } => signal::gone(cx, to, signal, id, limit).await,
-        Undo::Partition { pods, name, cuts } => partition::gone(cx, pods, name, cuts, limit).await,
-        Undo::Volumes { at, name } => volumes::gone(cx, at, name, limit).await,
-        Undo::NodeLoss { nodes, name } => lose_node::gone(cx, nodes, name, limit).await,
-        Undo::NodeDisk { at, name } => node_disk::gone(cx, at, name, limit).await,
+        Undo::Deleted { owners, .. } => apart(|| owner::all_ready(cx, owners, limit)).await,
+        Undo::Scale { .. } => apart(|| scale::gone(cx, undo, limit)).await,
+        Undo::CronJob { .. } => apart(|| cut_backup_job::gone(cx, undo, limit)).await,
+        Undo::Cordon { nodes } => apart(|| cordon_node::gone(cx, nodes, limit)).await,
+        Undo::Drain { nodes, owners, .. } => apart(|| drain_node::gone(cx, nodes, owners, limit)).await,
+        Undo::Service { .. } => apart(|| detach_service::gone(cx, undo, limit)).await,
+        Undo::Image { .. } => apart(|| bad_image::gone(cx, undo, limit)).await,
+        Undo::Secret { .. } => apart(|| hide_secret::gone(cx, undo, limit)).await,
+        Undo::Manifest { .. } => apart(|| manifest::gone(cx, undo, limit)).await,
+        Undo::Custom { .. } => apart(|| custom::gone(cx, undo, limit)).await,
+        Undo::Sql { .. } => apart(|| sql::gone(cx, undo, limit)).await,
+        Undo::Processes { pods, how } => apart(|| processes::gone(cx, pods, *how, limit)).await,
+        Undo::Signal { to, signal, id } => apart(|| signal::gone(cx, to, signal, id, limit)).await,
+        Undo::Partition { pods, name, cuts } => apart(|| partition::gone(cx, pods, name, cuts, limit)).await,
+        Undo::Volumes { at, name } => apart(|| volumes::gone(cx, at, name, limit)).await,
+        Undo::NodeLoss { nodes, name } => apart(|| lose_node::gone(cx, nodes, name, limit)).await,
+        Undo::NodeDisk { at, name } => apart(|| node_disk::gone(cx, at, name, limit)).await,
     }
 }
 
@@ -397,7 +416,7 @@ pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, 
 /// It could not be dropped, and says where it is.
 pub async fn let_go(cx: &FaultCx, undo: &Undo) -> Result<(), FaultError> {
     match undo {
-        Undo::Sql { .. } => sql::let_go(cx, undo).await,
+        Undo::Sql { .. } => apart(|| sql::let_go(cx, undo)).await,
         _ => Ok(()),
     }
 }
