@@ -35,6 +35,10 @@ pub(super) fn judge(facts: &Facts<'_>, spec: &RecoveryTime) -> Judged {
 }
 
 fn never_bad(facts: &Facts<'_>, spec: &RecoveryTime, origin: &Origin<'_>, judged: Judged, widest: Option<i64>, good_for: i64) -> Judged {
+    // Whatever came after the journal's end may be its outage.
+    if facts.steps_ended.is_none() {
+        return judged.inconclusive(format!("`{}` was never bad as far as the journal goes, which ends before the steps did", spec.probe));
+    }
     let target = micros(spec.within);
     let measured = Bracket { lower: Some(0), upper: widest };
     let judged = judged.measured(measured);
@@ -138,7 +142,9 @@ fn was_down(
 fn not_back(facts: &Facts<'_>, spec: &RecoveryTime, origin: &Origin<'_>, down: &Down<'_>) -> String {
     let probe = &spec.probe;
     if !std::ptr::eq(down.bad_until, down.last_bad) {
-        return format!("`{probe}` was bad again after a time in which nobody watched it: it may have recovered and failed again");
+        return format!(
+            "`{probe}` was bad again after a time in which nobody watched it, or not closely enough: it may have recovered and failed again"
+        );
     }
     if down.back.is_some() {
         return format!(

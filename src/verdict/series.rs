@@ -38,8 +38,8 @@ pub(super) struct Down<'a> {
     pub(super) first_bad: &'a ProbeRun,
     /// The run with the last bad sample before recovery.
     pub(super) last_bad: &'a ProbeRun,
-    /// The run after which it may have recovered unseen, if there was a time that nobody watched and a recovery could have lasted in;
-    /// else the last bad one.
+    /// The run after which it may have recovered unseen, if there was a time that a recovery could have lasted in and that nobody watched, or
+    /// that it was seen good in for less; else the last bad one.
     pub(super) bad_until: &'a ProbeRun,
     /// The first sample of the good phase after it.
     pub(super) back: Option<&'a ProbeRun>,
@@ -161,8 +161,9 @@ impl<'f, 'a> Series<'f, 'a> {
                     }
                     walk.known = true;
                     walk.first_bad.get_or_insert(run);
+                    // Seen good for too short a time, it may have been good for longer than it was seen.
                     if let Some(earlier) = walk.last_bad
-                        && walk.unwatched
+                        && (walk.unwatched || walk.phase.is_some())
                         && clocks.between(&run.first_complete, &earlier.last_send).upper.is_none_or(|time| time >= stable_for)
                     {
                         walk.hidden.get_or_insert(earlier);
@@ -262,7 +263,7 @@ struct Walk<'a> {
     previous: Option<&'a ProbeRun>,
     /// Something is missing since the last bad run.
     unwatched: bool,
-    /// The last bad run before a time that was not watched and was long enough for a recovery.
+    /// The last bad run before a time that was long enough for a recovery, and not watched or seen good for less.
     hidden: Option<&'a ProbeRun>,
     /// The unknown run after the last good one.
     trailing: Option<&'a ProbeRun>,

@@ -536,6 +536,47 @@ fn a_time_that_nobody_watched_between_two_bad_ones_may_hide_a_recovery() {
 }
 
 #[test]
+fn a_journal_that_breaks_off_says_nothing_of_outages_that_had_not_begun() {
+    let good = |over: bool| {
+        let mut j = Tape::new();
+        j.rto(3_000, 1_000);
+        j.run("web", Good, 0, 900, RunEnd::Cut);
+        j.break_it(1_000, 1_020);
+        j.run("web", Good, 1_000, 5_000, RunEnd::Change);
+        if over {
+            j.steps_ended(5_100);
+        }
+        j.only()
+    };
+    assert_eq!(good(true).outcome, Outcome::Met);
+    let o = good(false);
+    assert_eq!((o.outcome, o.measured), (Outcome::Inconclusive, None), "{}", o.reason);
+    assert!(o.reason.contains("ends before the steps did"), "{}", o.reason);
+}
+
+#[test]
+fn a_good_time_that_was_seen_too_short_may_have_been_long_enough() {
+    // Good samples for 900 ms; between the bad ones around them lie 1,110 ms, of which all but nothing may have been good.
+    for (bad_again, lower) in [(2_600, 1_500), (2_400, 4_000)] {
+        let mut j = Tape::new();
+        j.rto(1_000, 1_000);
+        j.run("web", Good, 0, 900, RunEnd::Cut);
+        j.break_it(1_000, 1_020);
+        j.run("web", Good, 1_000, 1_000, RunEnd::Change);
+        j.run("web", Bad, 1_100, 1_500, RunEnd::Change);
+        j.run("web", Good, 1_600, bad_again - 100, RunEnd::Change);
+        j.run("web", Bad, bad_again, 4_000, RunEnd::Change);
+        j.run("web", Good, 4_100, 9_000, RunEnd::End);
+        j.steps_ended(9_100);
+        j.revert(9_200, RevertResult::Nothing);
+        j.end(9_300);
+        let o = j.only();
+        assert_eq!(o.measured, Some(Bracket::new(lower * 1_000 - 1_020_000, 4_110_000 - 1_000_000)), "{}", o.reason);
+        assert_eq!(o.outcome, if lower == 1_500 { Outcome::Inconclusive } else { Outcome::Missed }, "{}", o.reason);
+    }
+}
+
+#[test]
 fn an_outage_that_begins_after_another_fault_is_not_known_to_be_nobodys() {
     // Nothing is seen of the first fault until the second one comes, of something else.
     let two = |result: RevertResult, revert_ms: i64| {
