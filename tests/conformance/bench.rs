@@ -34,6 +34,9 @@ pub(crate) type BenchFuture<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 /// Makes a client that acts as a user.
 pub(crate) type Users = Arc<dyn Fn(&str) -> Client>;
 
+/// A path, and the merge patch of it; without one it is deleted.
+type Later = (String, Option<Value>);
+
 /// Patch types, by their media type.
 pub(crate) const JSON: &str = "application/json-patch+json";
 /// Objects merged, `null` deletes, lists replaced.
@@ -54,7 +57,7 @@ pub(crate) struct Bench {
     users: Users,
     log: Log,
     /// What is deleted at the end, besides the namespace; or patched, where there is a patch.
-    later: Arc<Mutex<Vec<(String, Option<Value>)>>>,
+    later: Arc<Mutex<Vec<Later>>>,
 }
 
 impl Bench {

@@ -59,11 +59,11 @@ async fn init_containers_in_order(b: &Bench) {
 
 async fn crashes_are_followed_by_pauses(b: &Bench) {
     b.account().await;
-    let mut crash = template("crash", json!([script("main", "exit 7")]));
+    let mut crash = template("crash", json!([script("main", "sleep 2; exit 7")]));
     crash["metadata"]["name"] = json!("crash");
     let made = b.make("pods", crash).await;
     let mut watch = b.watch(&format!("pods?fieldSelector=metadata.name%3Dcrash&resourceVersion={}", version(&made))).await;
-    // Each run by its end: when it began.
+    // Each run by its end, which are seconds apart: when it began.
     let mut runs: BTreeMap<jiff::Timestamp, jiff::Timestamp> = BTreeMap::new();
     while runs.len() < 3 {
         let (_, pod) = watch.event().await;
