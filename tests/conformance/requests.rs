@@ -19,6 +19,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("get\tconfigmaps\t-\t500", STALLED),
     ("get\tcronjobs.batch\t-\t500", STALLED),
     ("get\tdeployments.apps\t-\t500", STALLED),
+    ("patch\tconfigmaps\tmerge\t504", STALLED),
+    ("update\tleases.coordination.k8s.io\t-\t504", STALLED),
 ];
 const KUBELET: &str =
     "a kubelet must answer: tests/testbed_faults.rs and tests/cluster_runbook.rs have real ones, the sandbox's are models";
