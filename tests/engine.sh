@@ -66,12 +66,15 @@ fi
 if [ "$part" != apiserver ]; then
   cluster nodes || exit 1
   tests/sweep.sh nodes >"$before" || exit 1
-  # Beside each other: both mostly wait, in namespaces of their own.
-  suite cluster_runbook FIREDRILL_TEST_KUBECONFIG >"$scratch" 2>&1 &
-  runbook=$!
+  # Beside each other: all mostly wait, in namespaces of their own.
+  {
+    suite cluster_runbook FIREDRILL_TEST_KUBECONFIG
+    runbook=$?
+    suite testbed_inside FIREDRILL_TESTBED_KUBECONFIG --test-threads 4 && [ "$runbook" = 0 ]
+  } >"$scratch" 2>&1 &
+  beside=$!
   suite testbed_faults FIREDRILL_TESTBED_KUBECONFIG || failed=1
-  suite testbed_inside FIREDRILL_TESTBED_KUBECONFIG || failed=1
-  wait "$runbook" || failed=1
+  wait "$beside" || failed=1
   cat "$scratch"
   # Many at once, for they mostly wait; it cordons a node.
   suite conformance FIREDRILL_TESTBED_KUBECONFIG --test-threads 12 kubelets:: || failed=1

@@ -266,18 +266,38 @@ fn placed(mut fault: Value) -> FaultSpec {
     spec(fault)
 }
 
+// Tests side by side: most of the time they wait.
 #[test]
-fn agents_in_pods_keep_their_contract() {
-    // All these cases in one function are too much for the two mebibytes of a test's stack.
-    let run = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(keeps_its_contract());
+fn volumes_are_filled_from_within_pods() {
+    on_a_large_stack(&["fillDisk"]);
+}
+
+#[test]
+fn files_are_damaged_and_deleted_from_within_pods() {
+    on_a_large_stack(&["corruptFile", "deleteFiles"]);
+}
+
+#[test]
+fn signals_are_sent_from_within_pods() {
+    on_a_large_stack(&["signal"]);
+}
+
+#[test]
+fn processes_are_frozen_and_crashed_from_within_pods() {
+    on_a_large_stack(&["freeze", "crash", "crash hold"]);
+}
+
+/// All these cases in one function are too much for the two mebibytes of a test's stack.
+fn on_a_large_stack(faults: &'static [&'static str]) {
+    let run = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(keeps_its_contract(faults));
     let thread = std::thread::Builder::new().stack_size(64 << 20).spawn(run).unwrap();
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
 }
 
-/// All cases, or those that FIREDRILL_TESTBED_ONLY is a part of.
-async fn keeps_its_contract() {
+/// All cases of these faults, or those of them that FIREDRILL_TESTBED_ONLY is a part of.
+async fn keeps_its_contract(faults: &[&str]) {
     let how = "a cluster with kubelets: tests/testbed/testbed up";
     let Some(kubeconfig) = kubeconfig("FIREDRILL_TESTBED_KUBECONFIG", how) else { return };
     let only = std::env::var("FIREDRILL_TESTBED_ONLY").unwrap_or_default();
@@ -295,7 +315,7 @@ async fn keeps_its_contract() {
     macro_rules! case {
         ($fault:expr, $case:expr, $wish:expr, |$c:ident| $test:expr) => {
             let (fault, wish): (&str, Wish) = ($fault, $wish);
-            if format!("{fault} in a pod {}", $case).contains(&only) {
+            if faults.contains(&fault) && format!("{fault} in a pod {}", $case).contains(&only) {
                 let $c = Case::new(&worlds[usize::from(wish.restricted)], own.clone(), wish).await;
                 let outcome = Box::pin($test).await;
                 let left = $c.end().await;

@@ -59,7 +59,10 @@ async fn deployment_rolls_out(b: &Bench) {
     loop {
         let (_, now) = watch.event().await;
         assert!(number(&now, "/status/availableReplicas") >= 2, "fewer than wanted: {now}");
-        assert!(number(&now, "/status/replicas") <= 3, "more than wanted and the surge: {now}");
+        // What it asks for; how many there are is told by a status that may count one that is going.
+        let sets = b.get(&of("replicasets", "web")).await.is(200);
+        let asked: i64 = sets["items"].as_array().unwrap().iter().map(|set| number(set, "/spec/replicas")).sum();
+        assert!(asked <= 3, "more than wanted and the surge: {sets}");
         if rolled(&now, 2) && number(&now, "/metadata/generation") > number(&before, "/metadata/generation") {
             break;
         }
