@@ -250,11 +250,11 @@ impl Stage {
                 status.map(|s| s.number_ready),
             ));
         }
-        // A plan made before budgets are counted would find that they allow nothing.
+        // A plan made before budgets have counted the last pod would find that they allow nothing.
         for budget in Api::<PodDisruptionBudget>::all(client.clone()).list(&all).await? {
             let (name, generation) = (budget.name_any(), budget.metadata.generation);
             let status = budget.status.filter(|s| s.observed_generation >= generation);
-            let wanted = status.as_ref().map_or(1, |s| s.desired_healthy.min(s.expected_pods));
+            let wanted = status.as_ref().map_or(1, |s| s.expected_pods);
             missing.extend(few("PodDisruptionBudget", name, wanted, status.map(|s| s.current_healthy)));
         }
         for job in Api::<Job>::all(client.clone()).list(&all).await? {

@@ -305,7 +305,7 @@ impl Env {
                 Some("fieldRef") => match at("fieldRef", "fieldPath").as_str() {
                     "status.podIP" => Some(self.ip().to_owned()),
                     "spec.nodeName" => Some(self.node().to_owned()),
-                    path => Some(text(pod, &format!("/{}", path.replace('.', "/"))).to_owned()),
+                    path => Some(field(pod, path).to_owned()),
                 },
                 _ => None,
             };
@@ -545,5 +545,16 @@ impl Drop for Hosted {
             env.0.gate.kill();
             lock(&env.0.tasks).abort_all();
         }
+    }
+}
+
+/// A field of a pod as a `fieldRef` names it: `metadata.name`, `metadata.labels['a.b/c']`.
+fn field<'a>(pod: &'a Value, path: &str) -> &'a str {
+    match path.split_once("['") {
+        Some((map, key)) => {
+            let pointer = format!("/{}", map.replace('.', "/"));
+            pod.pointer(&pointer).and_then(|map| map.get(key.trim_end_matches("']"))).and_then(Value::as_str).unwrap_or_default()
+        }
+        None => text(pod, &format!("/{}", path.replace('.', "/"))),
     }
 }

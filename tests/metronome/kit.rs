@@ -207,7 +207,10 @@ pub(crate) fn verdict(
     plan.steps = steps;
     let (drill, by, version) = ("metronome".to_owned(), "test".to_owned(), "0".to_owned());
     let started = Event::Started { drill, plan: Box::new(plan), by, version, sandbox: false };
-    let all = std::iter::once((first.clone(), started)).chain(events);
+    // All was watched to its end.
+    let end = events.last().map_or(first, |(at, _)| at).clone();
+    let ended = (end.clone(), Event::StepsEnded { at: end });
+    let all = std::iter::once((first.clone(), started)).chain(events).chain([ended]);
     let records: Vec<Record> = all.zip(0..).map(|((at, event), seq)| Record { seq, prev: format!("{seq:064}"), at, event }).collect();
     let mut verdict = judge(&records);
     assert_eq!(verdict.objectives.len(), 1);

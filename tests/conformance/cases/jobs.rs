@@ -76,7 +76,7 @@ async fn job_gives_up(b: &Bench) {
 }
 
 async fn job_with_indexes(b: &Bench) {
-    make(b, job("exit 0", json!({"completions": 2, "parallelism": 2, "completionMode": "Indexed"}))).await;
+    make(b, job("test \"$JOB_COMPLETION_INDEX\" -ge 0", json!({"completions": 2, "parallelism": 2, "completionMode": "Indexed"}))).await;
     let done = b.settled("jobs/work", |now| holds(now, "Complete")).await;
     assert_eq!((&done["status"]["completedIndexes"], number(&done, "/status/succeeded")), (&json!("0,1"), 2), "{done}");
     let pods = b.get("pods?labelSelector=job-name%3Dwork").await.is(200);
