@@ -156,7 +156,7 @@ async fn nodes_that_are_too_old_or_without_the_image_are_named() {
     let patch = Patch::Merge(json!({"status": {"nodeInfo": info}}));
     w.cluster.cluster_api::<Node>().patch_status(&node, &PatchParams::default(), &patch).await.unwrap();
     let report = look(&w, json!({})).await;
-    says(&report, &node, Verdict::No, &["5.4.0-100-generic", "Linux 5.6 or later: faults on volumes need `openat2`"]);
+    says(&report, &node, Verdict::No, &["5.4.0-100-generic", "Linux 5.8 or later: faults on volumes need `openat2` and `statx`"]);
     says(&report, "fillDisk (fill)", Verdict::No, &[&format!("no helper can do it on {node}")]);
     assert_eq!(report.exit(), Exit::Refused);
     let patch = Patch::Merge(json!({"status": {"nodeInfo": {"kernelVersion": "6.1.0"}}}));

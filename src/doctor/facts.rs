@@ -11,8 +11,8 @@ use crate::{
     cluster::ClusterError,
 };
 
-/// The oldest kernel that has what faults on volumes need (`openat2`).
-pub(super) const VOLUMES: (u32, u32) = (5, 6);
+/// The oldest kernel that has what faults on volumes need: `openat2` (5.6) and the numbers of mounts by `statx` (5.8).
+pub(super) const VOLUMES: (u32, u32) = (5, 8);
 /// The oldest kernel on which partitions were made: nftables tables that go with their owner.
 pub(super) const PARTITIONS: (u32, u32) = (5, 12);
 /// How far apart two clocks may be, in microseconds, before it is worth a word.
@@ -74,7 +74,7 @@ pub(super) fn node(node: &Node, name: &str, image: &str, volumes: bool, partitio
         return of(Verdict::No, "").change("choose targets on nodes with Linux: helpers need it");
     }
     let needs = [
-        (volumes, VOLUMES, "faults on volumes need `openat2`"),
+        (volumes, VOLUMES, "faults on volumes need `openat2` and `statx` with mount numbers"),
         (partitions, PARTITIONS, "partitions need nftables that go with their owner"),
     ];
     for (needed, (major, minor), why) in needs {
@@ -233,9 +233,9 @@ mod tests {
         for (case, change, volumes, partitions, verdict, part) in [
             ("as it must be", json!({}), true, false, Verdict::Ok, "linux 5.10.0, amd64, containerd://2.2.1; it has firedrill's image"),
             ("too old for a partition", json!({}), true, true, Verdict::No, "Linux 5.12 or later: partitions"),
-            ("too old for volumes", kernel("5.4.0"), true, false, Verdict::No, "Linux 5.6 or later: faults on volumes"),
+            ("too old for volumes", kernel("5.4.0"), true, false, Verdict::No, "Linux 5.8 or later: faults on volumes"),
             ("old, and nothing of that is wanted", kernel("5.4.0"), false, false, Verdict::Ok, "5.4.0"),
-            ("a version of its own", kernel("custom"), true, false, Verdict::Warning, "see whether that is Linux 5.6"),
+            ("a version of its own", kernel("custom"), true, false, Verdict::Warning, "see whether that is Linux 5.8"),
             ("Windows", json!({"status": {"nodeInfo": {"operatingSystem": "windows"}}}), false, false, Verdict::No, "nodes with Linux"),
             ("not ready", json!({"status": {"conditions": []}}), false, false, Verdict::No, "`kubectl describe node n1`"),
             (
