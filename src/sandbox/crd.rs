@@ -149,14 +149,13 @@ fn going(definition: &Value) -> bool {
 /// Nothing is made any more of a kind whose definition is being deleted.
 ///
 /// # Errors
-/// 405.
-pub(super) fn may_create(state: &State, kind: &Kind) -> Answer<()> {
+/// 403.
+pub(super) fn may_create(state: &State, kind: &Kind, name: &str) -> Answer<()> {
     let definition = state.store.get(SHELF, &Key(String::new(), format!("{}.{}", kind.plural, kind.group)));
     if !kind.custom() || !definition.is_some_and(|definition| going(&definition.value)) {
         return Ok(());
     }
-    let why = "create not allowed while custom resource definition is terminating";
-    Err(Refusal::new(405, "MethodNotAllowed", why).about(kind, ""))
+    Err(Refusal::forbidden(&kind.group, &kind.plural, name, "create not allowed while custom resource definition is terminating"))
 }
 
 /// Serves a definition's kinds no more. Its objects go with it.

@@ -43,8 +43,8 @@ impl State {
     /// As a real API server's: 400, 403, 404 (the namespace), 409, 422.
     pub(super) fn create(&mut self, ask: &Ask, kind: &Arc<Kind>, place: &Place) -> Answer<Done> {
         let dry = ask.dry_run()?;
-        crd::may_create(self, kind)?;
         let value = decode::object(ask, kind, &mut self.warnings)?;
+        crd::may_create(self, kind, text(&value, "/metadata/name"))?;
         let stored = self.create_value(ask, kind, &place.namespace, value, &writer(ask, place, false), dry)?;
         Ok((201, Said::Object(stored)))
     }

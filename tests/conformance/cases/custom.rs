@@ -93,7 +93,8 @@ async fn definition_waits_for_its_objects(b: &Bench) {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         refused = b.post(&format!("{BOATS}?dryRun=All"), boat("late", json!({"size": 1}))).await;
     }
-    refused.refused(405, "MethodNotAllowed", "create not allowed while custom resource definition is terminating");
+    let why = "boats.@ns@.test \"late\" is forbidden: create not allowed while custom resource definition is terminating";
+    refused.refused(403, "Forbidden", why);
     assert!(pending(&b.get(at).await.is(200), "True"));
     b.patch(&format!("{BOATS}/held"), MERGE, json!({"metadata": {"finalizers": null}})).await.is(200);
     b.until(at, |answer| answer.code == 404).await;
