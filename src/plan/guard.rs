@@ -47,8 +47,8 @@ pub struct Touched {
     pub volumes: BTreeSet<String>,
     /// Other objects.
     pub objects: BTreeSet<String>,
-    /// Pods that scaling a workload down takes away, by the workload's uid.
-    pub scaled_away: BTreeMap<String, u32>,
+    /// Pods that scaling a workload takes away or adds, or that a rollout takes away, by the workload's uid. Those that are added take room from others.
+    pub scaled: BTreeMap<String, u32>,
 }
 
 impl Touched {
@@ -58,10 +58,10 @@ impl Touched {
             self.add(kind, uid);
         }
         if let Undo::Scale { uid, before, set, .. } = undo {
-            self.scaled_away.insert(uid.clone(), u32::try_from(before.saturating_sub(*set)).unwrap_or(0));
+            self.scaled.insert(uid.clone(), before.abs_diff(*set));
         }
         if let Undo::Image { uid, takes, .. } = undo {
-            self.scaled_away.insert(uid.clone(), *takes);
+            self.scaled.insert(uid.clone(), *takes);
         }
     }
 
@@ -79,7 +79,7 @@ impl Touched {
     /// In numbers.
     pub fn blast(&self) -> BlastRadius {
         BlastRadius {
-            pods: self.scaled_away.values().fold(count(&self.pods), |sum, n| sum.saturating_add(*n)),
+            pods: self.scaled.values().fold(count(&self.pods), |sum, n| sum.saturating_add(*n)),
             nodes: count(&self.nodes),
             volumes: count(&self.volumes),
             objects: count(&self.objects),
@@ -171,7 +171,7 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
         if let Some(scale) = &spec.scale
             && let Some(replicas) = workload(object, snapshot).and_then(|w| w.replicas)
         {
-            touched.scaled_away.insert(object.uid.clone(), replicas.saturating_sub(scale.replicas));
+            touched.scaled.insert(object.uid.clone(), replicas.abs_diff(scale.replicas));
             if replicas == scale.replicas {
                 found.refusals.push(format!(
                     "step `{step}`: {} already has {}: scaling it would change nothing",
@@ -187,7 +187,7 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
                 found.refusals.push(format!("step `{step}`: `{}` can do nothing with {}: {why}", view.kind, called(object)));
             }
             if let Some(seen) = seen.filter(|_| spec.bad_image.is_some()) {
-                touched.scaled_away.insert(object.uid.clone(), seen.takes);
+                touched.scaled.insert(object.uid.clone(), seen.takes);
             }
         }
         if spec.cut_backup_job.as_ref().is_some_and(|cut| cut.how == crate::scenario::types::CutHow::Suspend)

@@ -57,13 +57,14 @@ fn limits_count_what_is_really_there() {
 }
 
 #[test]
-fn scaling_down_counts_the_pods_that_go() {
+fn scaling_counts_the_pods_that_go_or_come() {
     let scale = |replicas: u32, pods: u32| {
         json!({"targets": {"t": {"namespace": "shop", "deployment": "web"}}, "limits": {"pods": pods, "objects": 1}, "probes": {},
                "objectives": [], "steps": [{"name": "break", "inject": {"scale": {"target": "t", "replicas": replicas}}}]})
     };
     assert_eq!(planned(&scale(1, 3)).scope.blast, BlastRadius { pods: 3, objects: 1, ..BlastRadius::default() });
-    assert_eq!(planned(&scale(9, 0)).scope.blast, BlastRadius { pods: 0, objects: 1, ..BlastRadius::default() });
+    assert_eq!(planned(&scale(9, 5)).scope.blast, BlastRadius { pods: 5, objects: 1, ..BlastRadius::default() });
+    refused(&scale(u32::MAX, 5), &shop(), &environment(), &["breaks 4294967291 pods, and `limits.pods` is 5"]);
     refused(&scale(0, 3), &shop(), &environment(), &["breaks 4 pods, and `limits.pods` is 3"]);
     let mut guarded = shop();
     let web = BudgetSeen { name: "web".to_owned(), selector: selector::parse("app").ok(), allowed: 2, stale: false };
