@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The simulation tests in an optimised build: simulation.sh [--seeded] [ARGUMENT OF THE TEST PROGRAM…]. `FIREDRILL_SIM_SEEDS`, `_FROM`, `_SEED`,
-# `_PROCESSES`: see docs/simulation.md.
+# The simulation tests in an optimised build: simulation.sh [--seeded] [ARGUMENT OF THE TEST PROGRAM…]. `FIREDRILL_SIM_SEEDS`, `_FROM`, `_SEED`:
+# see docs/simulation.md.
 #
 # By itself with the library that the testbed's image is compiled of (no debug assertions, none of the bugs that are planted for the
 # checkers: `cargo test` has those). --seeded makes a build of its own, with debug assertions, planted bugs, and `tokio_unstable`, without which nobody can

@@ -39,13 +39,10 @@ fn no_seed_breaks_a_promise() {
         return play::on_a_large_stack(move || play::tell(seed));
     }
     let (from, seeds) = (number("FIREDRILL_SIM_FROM").unwrap_or(0), number("FIREDRILL_SIM_SEEDS").unwrap_or(SEEDS));
-    let more = if draw::processes() { "FIREDRILL_SIM_PROCESSES=1 " } else { "" };
-    if more.is_empty() {
-        println!("without faults of processes and nodes that are cut off: FIREDRILL_SIM_PROCESSES=1 has them, see docs/simulation.md");
-    }
     let next = AtomicU64::new(from);
     let failures: Mutex<BTreeSet<u64>> = Mutex::default();
     let sums: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
+    let requests: [AtomicU64; 2] = Default::default();
     let began = std::time::Instant::now();
     let work = || {
         loop {
@@ -54,6 +51,9 @@ fn no_seed_breaks_a_promise() {
                 return;
             }
             let played = play::one(seed, seed.is_multiple_of(TWICE));
+            for (all, own) in requests.iter().zip(played.requests) {
+                all.fetch_add(own, Ordering::Relaxed);
+            }
             let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
             for what in played.sorts {
                 *sums.entry(what).or_default() += 1;
@@ -61,7 +61,7 @@ fn no_seed_breaks_a_promise() {
             if !played.wrong.is_empty() {
                 println!("seed {seed}, commit {}:", play::commit());
                 played.wrong.iter().for_each(|why| println!("  {why}"));
-                println!("  again: {more}FIREDRILL_SIM_SEED={seed} cargo test --test simulation no_seed -- --nocapture");
+                println!("  again: FIREDRILL_SIM_SEED={seed} cargo test --test simulation no_seed -- --nocapture");
                 failures.lock().unwrap_or_else(PoisonError::into_inner).insert(seed);
             }
         }
@@ -75,13 +75,16 @@ fn no_seed_breaks_a_promise() {
     let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
     let took = began.elapsed();
     println!("{seeds} seeds in {took:.1?} on {threads} threads: {sums:?}");
+    let [own, others] = requests.map(|all| all.into_inner() / seeds.max(1));
+    let rate = seeds as f64 / took.as_secs_f64() / threads as f64;
+    println!("{rate:.2} seeds a second a thread; {own} requests a seed by the cluster's own components, {others} by its clients");
     let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     assert!(failures.is_empty(), "{} of {seeds} seeds break a promise: {:?}", failures.len(), failures.iter().take(20).collect::<Vec<_>>());
     // A simulation in which nothing happens finds nothing.
     if seeds >= 200 {
-        let processes: &[&str] = if draw::processes() { &["stopped processes", "killed processes"] } else { &[] };
-        for what in ["broke something", "ended clean", "died", "was taken over", "met", "missed"].iter().chain(processes) {
-            assert!(sums.get(*what).is_some_and(|n| *n >= seeds / 50), "too few seeds in which a drill {what}: {sums:?}");
+        let wanted = ["broke something", "stopped processes", "killed processes", "ended clean", "died", "was taken over", "met", "missed"];
+        for what in wanted {
+            assert!(sums.get(what).is_some_and(|n| *n >= seeds / 50), "too few seeds in which a drill {what}: {sums:?}");
         }
         assert!(sums.get("was refused").is_none_or(|n| *n <= seeds / 8), "too many drills that never were: {sums:?}");
     }

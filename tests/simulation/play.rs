@@ -1,5 +1,7 @@
 //! Playing seeds, and telling what came of them.
 
+use std::collections::BTreeMap;
+
 use firedrill::verdict::{self, Outcome};
 
 use crate::{
@@ -19,19 +21,23 @@ pub(crate) struct Played {
     pub(crate) wrong: Vec<String>,
     /// What sort of drill it was.
     pub(crate) sorts: Vec<&'static str>,
+    /// How many requests its API server had, of the cluster's own components and of clients.
+    pub(crate) requests: [u64; 2],
 }
 
 /// Plays a seed, maybe once more to see that it comes to the same.
 pub(crate) fn one(seed: u64, twice: bool) -> Played {
     if let Some(shipped) = Shipped::of(seed) {
-        return Played { wrong: shipped.play(), sorts: vec!["was shipped"] };
+        return Played { wrong: shipped.play(), sorts: vec!["was shipped"], ..Played::default() };
     }
     let script = draw::script(seed);
     let history = match run::simulate(&script) {
         Ok(history) => history,
-        Err(why) => return Played { wrong: vec![why], sorts: Vec::new() },
+        Err(why) => return Played { wrong: vec![why], ..Played::default() },
     };
-    let mut played = Played { wrong: check::all(&history).iter().map(ToString::to_string).collect(), sorts: sorts(&history) };
+    let wrong = check::all(&history).iter().map(ToString::to_string).collect();
+    let own = history.audit.iter().filter(|entry| entry.user.starts_with("system:")).count() as u64;
+    let mut played = Played { wrong, sorts: sorts(&history), requests: [own, history.audit.len() as u64 - own] };
     if twice {
         match run::simulate(&script) {
             Ok(again) => played.wrong.extend(check::same(&history, &again).iter().map(ToString::to_string)),
@@ -80,6 +86,13 @@ pub(crate) fn tell(seed: u64) {
             println!("{} {} {}", entry.code, entry.trouble, called(number, entry));
         }
     }
+    let mut asked: BTreeMap<String, u64> = BTreeMap::new();
+    for entry in &history.audit {
+        let who = entry.user.rsplit(':').next().unwrap_or_default().trim_end_matches(|c: char| c.is_ascii_digit());
+        let sub = if entry.subresource.is_empty() { String::new() } else { format!("/{}", entry.subresource) };
+        *asked.entry(format!("{who} {} {}{sub}", entry.verb, entry.resource)).or_default() += 1;
+    }
+    println!("requests: {} {asked:#?}", history.audit.len());
     for runner in &history.runners {
         println!("{} of {}: {:?}", runner.user, runner.drill, runner.end);
         runner.journal.lines().for_each(|line| println!("  {}", line.chars().take(600).collect::<String>()));
