@@ -4,6 +4,9 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// What [`Signals::next`] calls them.
+pub(crate) const NAMES: [&str; 3] = ["SIGINT", "SIGTERM", "SIGHUP"];
+
 /// SIGINT, SIGTERM and SIGHUP, from its making on. They no longer end the process by themselves.
 pub(crate) struct Signals {
     int: Signal,

@@ -39,3 +39,19 @@ fn what_could_not_be_printed_is_never_passed() {
         assert_eq!(ends(args, Stdio::null()), (Some(0), String::new()), "{args:?}");
     }
 }
+
+/// Nor is there a panic where standard error is full, or nobody reads it.
+#[test]
+fn errors_that_cannot_be_told_change_no_exit_code() {
+    for args in [&["plan", "no-such-file.yaml"][..], &["validate", "no-such-file.yaml"], &["rehearse", "no-such-file.yaml"]] {
+        let told = ends(args, Stdio::null());
+        assert_eq!(told.0, Some(2), "{args:?}: {told:?}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        for err in [Stdio::from(full), writer.into()] {
+            let code = Command::new(env!("CARGO_BIN_EXE_firedrill")).args(args).stdout(Stdio::null()).stderr(err).status().unwrap().code();
+            assert_eq!(code, told.0, "{args:?}");
+        }
+    }
+}

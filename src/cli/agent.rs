@@ -159,11 +159,11 @@ pub(super) async fn run(args: Args) -> Exit {
         What::Guard => match guard::run(&Proc::default(), tokio::io::stdin()).await {
             Ok(0) => Exit::Passed,
             Ok(woken) => {
-                eprintln!("firedrill agent guard: its helper is gone; let {woken} processes go on");
+                crate::cli::out::note!("firedrill agent guard: its helper is gone; let {woken} processes go on");
                 Exit::Passed
             }
             Err(why) => {
-                eprintln!("firedrill agent guard: {why}");
+                crate::cli::out::note!("firedrill agent guard: {why}");
                 Exit::NotClean
             }
         },
@@ -185,11 +185,11 @@ async fn serve(
     // Not tracing: this line is what `kubectl logs` shows, and what the kubelet keeps as the pod's last word.
     match server::serve(config, clock, listen, events, orders, service).await {
         Ok(why) => {
-            eprintln!("firedrill agent {}: ended: {why}", args.pod);
+            crate::cli::out::note!("firedrill agent {}: ended: {why}", args.pod);
             Exit::Passed
         }
         Err(why) => {
-            eprintln!("firedrill agent {}: ended, not clean: {why}", args.pod);
+            crate::cli::out::note!("firedrill agent {}: ended, not clean: {why}", args.pod);
             Exit::NotClean
         }
     }
@@ -228,11 +228,11 @@ async fn watchdog(args: WatchdogArgs) -> Exit {
     // Not tracing: this line is what the kubelet keeps as the pod's last word.
     match ended {
         Ok(why) => {
-            eprintln!("firedrill agent watchdog: ended: {why}");
+            crate::cli::out::note!("firedrill agent watchdog: ended: {why}");
             Exit::Passed
         }
         Err(why) => {
-            eprintln!("firedrill agent watchdog: ended: {why}");
+            crate::cli::out::note!("firedrill agent watchdog: ended: {why}");
             Exit::Refused
         }
     }
@@ -244,7 +244,7 @@ async fn connected() -> Result<Cluster, String> {
         match cluster::connect(None).await {
             Ok(cluster) => return Ok(cluster),
             Err(error) if began.elapsed() >= CONNECT_LIMIT => return Err(error.to_string()),
-            Err(error) => eprintln!("firedrill agent watchdog: {error}"),
+            Err(error) => crate::cli::out::note!("firedrill agent watchdog: {error}"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -262,7 +262,7 @@ async fn attach(at: &std::path::Path) -> Exit {
     let stream = match socket::connect(at).await {
         Ok(stream) => stream,
         Err(e) => {
-            eprintln!("failed to connect to the agent at {}: {e}", at.display());
+            crate::cli::out::note!("failed to connect to the agent at {}: {e}", at.display());
             return Exit::Refused;
         }
     };

@@ -82,6 +82,9 @@ pub(crate) enum CliError {
     /// The drill is refused, with all reasons.
     #[error("{0}")]
     Refused(String),
+    /// A signal asked to end what nothing was learnt from yet.
+    #[error("{0}")]
+    Interrupted(String),
 }
 
 impl From<ClusterError> for CliError {
@@ -117,7 +120,7 @@ impl CliError {
                 | ClusterError::Call { .. }
                 | ClusterError::TimedOut { .. } => Exit::Refused,
             },
-            Self::Refused(_) => Exit::Refused,
+            Self::Refused(_) | Self::Interrupted(_) => Exit::Refused,
         }
     }
 }
@@ -127,10 +130,10 @@ pub(crate) fn report_error(error: &CliError) -> Exit {
     let color = std::io::stderr().is_terminal() && super::set::color();
     match error {
         CliError::Problems(problems) => {
-            eprint!("{}", scenario::diag::render(&problems.list, color));
-            eprintln!("{problems}");
+            crate::cli::out::prompt!("{}", scenario::diag::render(&problems.list, color));
+            crate::cli::out::note!("{problems}");
         }
-        CliError::Usage(_) | CliError::Cluster(_) | CliError::Refused(_) => eprintln!("{error}"),
+        CliError::Usage(_) | CliError::Cluster(_) | CliError::Refused(_) | CliError::Interrupted(_) => crate::cli::out::note!("{error}"),
     }
     error.exit()
 }
@@ -382,7 +385,7 @@ pub(crate) fn check_out(out: &Path) -> Result<(), CliError> {
 /// Shows the warnings of a scenario on standard error.
 pub(crate) fn show_warnings(warnings: &[Diagnostic]) {
     if !warnings.is_empty() {
-        eprint!("{}", scenario::diag::render(warnings, std::io::stderr().is_terminal() && super::set::color()));
+        crate::cli::out::prompt!("{}", scenario::diag::render(warnings, std::io::stderr().is_terminal() && super::set::color()));
     }
 }
 

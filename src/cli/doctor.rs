@@ -138,7 +138,7 @@ async fn on_cluster(args: &DoctorArgs) -> Result<Report, CliError> {
             biased;
             findings = &mut look => return Ok(of(&cluster.name, findings)),
             signal = signals.next() => {
-                eprintln!("{signal}: the pods that were placed are removed, then it ends");
+                crate::cli::out::note!("{signal}: the pods that were placed are removed, then it ends");
                 stop.cancel();
             }
         }

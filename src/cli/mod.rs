@@ -128,7 +128,7 @@ fn block(runtime: &mut tokio::runtime::Builder, command: impl Future<Output = Ex
             exit
         }
         Err(error) => {
-            eprintln!("failed to start: {error}");
+            crate::cli::out::note!("failed to start: {error}");
             Exit::Refused
         }
     }

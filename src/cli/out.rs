@@ -30,6 +30,24 @@ pub(crate) fn failed(error: io::Error) {
     }
 }
 
+/// A line on standard error. `eprintln!` would panic where nobody reads it any more, or its disk is full.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+pub(crate) use note;
+
+/// As [`note`], without the end of the line.
+macro_rules! prompt {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stderr(), $($text)*);
+    }};
+}
+pub(crate) use prompt;
+
 /// How a command ends; where its output could not be written, that is said on standard error, and what would have been 0 is
 /// `instead`.
 pub(crate) fn end(exit: Exit, instead: Exit) -> Exit {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     exit::Exit,
+    journal::Event,
     rehearse::{Case, Fate, MUTANTS, Mutant, Rehearsal, World, flaky, perform},
     report,
     sandbox::Weather,
@@ -87,7 +88,22 @@ impl Piece {
         let weather = if is_flaky { flaky() } else { Weather::default() };
         let Self { loaded, runbooks, world, environment, .. } = self;
         let case = Case { loaded, runbooks, world, environment, seed, wall_us: WALL_US, weather: &weather, mutant };
-        perform(&case).map_err(|error| CliError::Refused(format!("{}: {error}", self.file.display())))
+        let rehearsal = perform(&case).map_err(|error| CliError::Refused(format!("{}: {error}", self.file.display())))?;
+        // A drill that was cut short says nothing of the scenario, and those that would follow are not wanted either.
+        match rehearsal.records.iter().find_map(|record| interrupted(&record.event)) {
+            Some(signal) => {
+                Err(CliError::Interrupted(format!("{}: {signal}: the rehearsal was ended, with nothing to say", self.file.display())))
+            }
+            None => Ok(rehearsal),
+        }
+    }
+}
+
+/// The signal that a drill was aborted by.
+fn interrupted(event: &Event) -> Option<&str> {
+    match event {
+        Event::AbortRequested { by, .. } if crate::signals::NAMES.contains(&by.as_str()) => Some(by),
+        _ => None,
     }
 }
 
@@ -108,7 +124,11 @@ pub(crate) fn run(args: &RehearseArgs) -> Exit {
             None => one(piece, args, &mut printed),
             Some(seeds) => many(piece, args, seeds, &mut printed),
         };
+        let ended = matches!(exit, Err(CliError::Interrupted(_)));
         worst = worse(worst, exit.unwrap_or_else(|error| common::report_error(&error)));
+        if ended {
+            break;
+        }
     }
     if args.output == Output::Json {
         out::line(Value::Array(printed));

@@ -44,7 +44,7 @@ pub(crate) fn run(args: &ReportArgs) -> Exit {
     match try_run(args) {
         Ok(exit) => exit,
         Err(text) => {
-            eprint!("{text}");
+            crate::cli::out::prompt!("{text}");
             Exit::Usage
         }
     }
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &ReportArgs) -> Exit {
 fn try_run(args: &ReportArgs) -> Result<Exit, String> {
     let (records, torn) = journal::read_whole(&args.folder.join("journal.jsonl")).map_err(line)?;
     if torn {
-        eprintln!("the journal's last line was cut short, as when its runner dies; it is left out");
+        crate::cli::out::note!("the journal's last line was cut short, as when its runner dies; it is left out");
     }
     let altered = report::altered(&args.folder).map_err(line_and_help)?;
     if !altered.is_empty() {
@@ -62,7 +62,7 @@ fn try_run(args: &ReportArgs) -> Result<Exit, String> {
         if args.sets.is_empty() && args.out.as_ref().is_none_or(|out| same(out, &args.folder)) {
             return Err(format!("{said}\n  nothing was written; `--out ELSEWHERE` makes reports of the journal alone\n"));
         }
-        eprintln!("{said}");
+        crate::cli::out::note!("{said}");
     }
     let what_if = !args.sets.is_empty();
     let records = if what_if { judged_again(args, &records)? } else { records };

@@ -171,7 +171,7 @@ async fn perform_staged(args: &Args, staged: &Staged) -> Result<Exit, CliError> 
     let Staged { stage, prepared } = staged;
     let plan = &prepared.plan;
     if !args.how.quiet && args.how.log_format == "text" {
-        eprintln!("{}", crate::plan::render(plan, common::width()));
+        crate::cli::out::note!("{}", crate::plan::render(plan, common::width()));
     }
     let options = DrillOptions {
         seed: Some(plan.seed),
@@ -213,7 +213,7 @@ async fn perform(args: Args) -> Result<Exit, CliError> {
     common::show_warnings(&prepared.loaded.warnings);
     let plan = &prepared.plan;
     if !args.how.quiet && args.how.log_format == "text" {
-        eprintln!("{}", crate::plan::render(plan, common::width()));
+        crate::cli::out::note!("{}", crate::plan::render(plan, common::width()));
     }
     refuse_when_not_allowed(&prepared.cluster, plan).await?;
     refuse_when_stopped(&prepared.cluster, &plan.place.firedrill.namespace).await?;
@@ -263,7 +263,7 @@ async fn confirm(plan: &Plan, yes: bool) -> Result<Option<String>, CliError> {
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return Err(CliError::Refused("the plan must be agreed to: add --yes where there is no terminal to ask at".to_owned()));
     }
-    eprint!("This breaks things on cluster `{}`. Type its name to go on: ", plan.cluster_name);
+    crate::cli::out::prompt!("This breaks things on cluster `{}`. Type its name to go on: ", plan.cluster_name);
     std::io::stderr().flush().map_err(|e| CliError::Refused(e.to_string()))?;
     let mut line = String::new();
     let mut stdin = tokio::io::BufReader::new(tokio::io::stdin());

@@ -176,7 +176,7 @@ async fn show_all(args: &ListArgs) -> Result<Exit, CliError> {
                      --environment FILE or --namespace NAME"
                 )));
             }
-            Err(why) => eprintln!("whether there is a namespace {namespace} could not be checked: {why}"),
+            Err(why) => crate::cli::out::note!("whether there is a namespace {namespace} could not be checked: {why}"),
         }
     }
     let (leases, now_us) = (leases(&place).await, Clock::host().now().wall_us);

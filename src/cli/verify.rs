@@ -32,7 +32,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Exit {
     let (records, torn) = match journal::read_whole(&args.folder.join("journal.jsonl")) {
         Ok(read) => read,
         Err(error @ JournalError::File { .. }) => {
-            eprintln!("{error}");
+            crate::cli::out::note!("{error}");
             return Exit::Usage;
         }
         Err(error) => {
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Exit {
         }
     };
     let Some(Event::Started { sandbox, plan, drill, .. }) = records.first().map(|record| &record.event) else {
-        eprintln!("{folder} has no evidence of a drill: its journal does not begin with the drill's plan");
+        crate::cli::out::note!("{folder} has no evidence of a drill: its journal does not begin with the drill's plan");
         return Exit::Usage;
     };
     if *sandbox {

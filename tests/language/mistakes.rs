@@ -173,6 +173,11 @@ pub(crate) const MISTAKES: &[(&str, &str, &str)] = &[
     // Steps.
     (
         "steps",
+        "  steps:\n    - {name: lose, inject: {freeze: {target: primary}}}\n    - {inject: {partition: {target: primary, ports: [§0]}}}",
+        "there is no port 0",
+    ),
+    (
+        "steps",
         "  steps:\n    - {name: lose, inject: {freeze: {target: §job}}}\n    - {name: book, runbook: {cronJob: shop/restore}}",
         "`freeze` needs pods, and target `job` is a CronJob",
     ),

@@ -38,7 +38,7 @@ pub(super) struct Fill {
 pub(super) fn wanted(goal: FillGoal, space: Space) -> Result<u64, String> {
     let left = left(goal, space);
     if space.avail <= left && (left > 0 || space.free < BLOCK) {
-        return Err(format!("it is as full as that already ({} full): filling it would change nothing", level(space)));
+        return Err(format!("it is as full as that already ({}): filling it would change nothing", level(space)));
     }
     Ok(left)
 }
@@ -76,7 +76,7 @@ fn left(goal: FillGoal, space: Space) -> u64 {
 
 /// `93.1%, 4096 bytes free`.
 pub(super) fn level(space: Space) -> String {
-    format!("{:.1}%, {} bytes free,", space.share(), space.avail)
+    format!("{:.1}% full, {} bytes free", space.share(), space.avail)
 }
 
 impl Fill {
@@ -165,9 +165,9 @@ pub(super) fn check(
 ) -> Result<(bool, Option<String>, String), String> {
     let space = volume.space()?;
     let Some(entry) = volume.entry(name)? else {
-        return Ok((false, Some(format!("{name} was removed")), format!("{} full, nothing of ours is on it", level(space))));
+        return Ok((false, Some(format!("{name} was removed")), format!("{}, nothing of ours is on it", level(space))));
     };
-    let mut detail = format!("{} full, {} bytes of it ours", level(space), entry.size);
+    let mut detail = format!("{}, {} bytes of it ours", level(space), entry.size);
     let Some(fill) = known else {
         // A helper that came after the one that filled: the level is all it can go by.
         let left = left(goal, space);
@@ -192,5 +192,5 @@ pub(super) fn revert(volume: &dyn Volume, name: &str, inode: Option<u64>) -> Res
     }
     volume.remove(name)?;
     let space = volume.space()?;
-    Ok((RevertResult::Reverted, format!("{} bytes given back, {} full", entry.size, level(space))))
+    Ok((RevertResult::Reverted, format!("{} bytes given back, {}", entry.size, level(space))))
 }

@@ -292,7 +292,7 @@ impl Volumes {
                 if !left {
                     fill::wanted(*goal, space).map_err(failed)?;
                 }
-                (at.act.clone(), format!("{} full", fill::level(space)))
+                (at.act.clone(), fill::level(space))
             }
             VolumeAct::Corrupt { path, bytes, range } => {
                 let range = match range {

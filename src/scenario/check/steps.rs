@@ -297,6 +297,15 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
                     .help("write for example `to: 100%` or `leave: 10Mi`"),
             ),
         }
+        if let Some(over) = fill.over.filter(|over| *over > cx.model.limits.duration) {
+            let limit = cx.model.limits.duration;
+            cx.gather
+                .mistake(
+                    place.get("over").span(),
+                    format!("it would take {over} to fill, and the drill is aborted after `limits.duration`: {limit}"),
+                )
+                .help("raise `limits.duration`, or fill faster");
+        }
         let on_pods = cx.model.targets.get(&fill.target).and_then(Option::as_ref).and_then(|t| t.kind()) == Some(TargetKind::Pods);
         if kind == "fillDisk" && on_pods && fill.path.is_none() {
             cx.gather.mistake(place.key(), "`fillDisk` on pods needs the `path` of a volume").help("write for example `path: /data`");
@@ -310,6 +319,9 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
         }
     }
     if let Some(partition) = &fault.partition {
+        for i in partition.ports.iter().enumerate().filter(|(_, port)| **port == 0).map(|(i, _)| i) {
+            cx.gather.mistake(place.get("ports").item(i).span(), "there is no port 0").help("it must be from 1 to 65535");
+        }
         for (i, peer) in partition.peers.iter().enumerate() {
             cx.target(place.get("peers").item(i), peer, &[TargetKind::Pods, TargetKind::Service, TargetKind::Nodes], "a peer");
         }
