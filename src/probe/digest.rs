@@ -7,7 +7,7 @@
 //! changes the sums; two different sets of rows with the same sums would be a collision of 128 bits, which chance does not
 //! make. A row's text is read under fixed settings (time zone, dates, floats, bytea), so that two servers write equal rows alike.
 //!
-//! The way there is [`super::forward`]'s.
+//! The way there is that of `forward`.
 
 use std::time::Duration;
 
