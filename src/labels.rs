@@ -34,6 +34,10 @@ pub fn loss_lease(node: &str) -> String {
     lease
 }
 
+/// By which a namespace says what its pods may be (Pod Security admission).
+pub const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
+/// Its strictest value.
+pub const RESTRICTED: &str = "restricted";
 /// Nodes with one of these labels carry the cluster itself.
 pub const CONTROL_PLANE: &[&str] = &["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
 /// The zone of a node.

@@ -43,10 +43,6 @@ const VOLUMES: &str = "/volumes";
 const TAKE_OVER_LIMIT: Duration = Duration::from_secs(15);
 /// How long a goodbye may take.
 const BYE_LIMIT: Duration = Duration::from_secs(15);
-/// The label by which a namespace says what its pods may be.
-pub const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
-/// Its strictest value.
-pub const RESTRICTED: &str = "restricted";
 
 /// Whether a container is an agent's.
 pub fn is_own(container: &str) -> bool {
@@ -360,7 +356,7 @@ async fn attach(
 /// Adds the container to the pod. Its name.
 async fn add(cluster: &Cluster, spec: &InsideSpec, leave: &Leave, deadline: tokio::time::Instant) -> Result<String, LinkError> {
     let namespace = cluster.get_cluster_opt::<Namespace>(&spec.namespace).await.map_err(|e| spec.failed(e.to_string()))?;
-    let mut restricted = namespace.is_some_and(|n| n.labels().get(ENFORCE).is_some_and(|level| level == RESTRICTED));
+    let mut restricted = namespace.is_some_and(|n| n.labels().get(labels::POD_SECURITY).is_some_and(|level| level == labels::RESTRICTED));
     let api: Api<Pod> = cluster.api(&spec.namespace);
     let params = PatchParams { field_manager: Some(labels::MANAGER.to_owned()), ..PatchParams::default() };
     loop {

@@ -245,7 +245,7 @@ pub async fn ensure_namespace(cluster: &Cluster, name: &str) -> Result<(), Clust
         // Node helpers are privileged pods; this is the label without which Pod Security may refuse them.
         labels: Some(BTreeMap::from([
             (labels::MANAGED_BY.to_owned(), labels::MANAGER.to_owned()),
-            ("pod-security.kubernetes.io/enforce".to_owned(), "privileged".to_owned()),
+            (labels::POD_SECURITY.to_owned(), "privileged".to_owned()),
         ])),
         ..kube::api::ObjectMeta::default()
     };

@@ -199,7 +199,7 @@ async fn own_place(cluster: &Cluster, own: &OwnPlace) -> (bool, Finding) {
     let of = |verdict, found: String| Finding::new(Area::Place, format!("namespace {name}"), verdict, found);
     match cluster.get_cluster_opt::<Namespace>(name).await {
         Ok(Some(namespace)) => {
-            let level = namespace.labels().get("pod-security.kubernetes.io/enforce").map_or("none said for it", String::as_str);
+            let level = namespace.labels().get(labels::POD_SECURITY).map_or("none said for it", String::as_str);
             let found = of(Verdict::Ok, format!("there; Pod Security: {level}"));
             if namespace.metadata.deletion_timestamp.is_some() {
                 return (false, of(Verdict::No, "it is being deleted".to_owned()).change("wait until it is gone"));

@@ -7,8 +7,8 @@ use kube::ResourceExt as _;
 
 use super::{Area, Finding, Verdict};
 use crate::{
-    agent::inside::{ENFORCE, RESTRICTED},
     cluster::Cluster,
+    labels,
     plan::{Permission, Plan, PlannedStep, kinds, may},
     scenario::types::OwnPlace,
 };
@@ -82,14 +82,14 @@ fn permission(namespace: String) -> Permission {
 async fn security(cluster: &Cluster, namespace: &str, plan: Option<&Plan>) -> Finding {
     let of = |verdict, found: String| Finding::new(Area::Drill, format!("Pod Security of {namespace}"), verdict, found);
     let level = match cluster.get_cluster_opt::<Namespace>(namespace).await {
-        Ok(Some(namespace)) => namespace.labels().get(ENFORCE).cloned(),
+        Ok(Some(namespace)) => namespace.labels().get(labels::POD_SECURITY).cloned(),
         Ok(None) => return of(Verdict::Warning, "the namespace is not there".to_owned()),
         Err(error) => return of(Verdict::Warning, error.to_string()),
     };
     let inside = plan.is_some_and(|plan| namespaces(plan, |step| is_inside(plan, step)).contains(namespace));
     let agents = match level.as_deref() {
         _ if !inside => "",
-        Some(RESTRICTED) => "; agents in pods are the target's own user and have no capability",
+        Some(labels::RESTRICTED) => "; agents in pods are the target's own user and have no capability",
         _ => "; agents in pods are user 0 with DAC_OVERRIDE or KILL",
     };
     let said = level.map_or_else(|| "nothing said: the cluster's own default".to_owned(), |level| format!("enforces *{level}*"));

@@ -6,7 +6,7 @@ use super::{
     seen::Snapshot,
 };
 use crate::{
-    agent::inside::{ENFORCE, RESTRICTED},
+    labels,
     scenario::types::{OwnPlace, Placement},
 };
 
@@ -39,8 +39,8 @@ pub(super) fn check(own: &OwnPlace, fault: FaultOn<'_>, view: &FaultView<'_>, sn
         if view.hits_all() && !pod.shares_processes {
             refuse(format!("`{kind}` cannot be made in {}{why}: {}", called(object), kinds::NOT_SHARED));
         }
-        let level = snapshot.namespaces.get(&object.namespace).and_then(|n| n.labels.get(ENFORCE));
-        if level.is_some_and(|level| level == RESTRICTED) && !pod.says_user {
+        let level = snapshot.namespaces.get(&object.namespace).and_then(|n| n.labels.get(labels::POD_SECURITY));
+        if level.is_some_and(|level| level == labels::RESTRICTED) && !pod.says_user {
             refuse(format!(
                 "`{kind}` cannot be made in {}{why}: namespace {} enforces *restricted*, where an agent has to be of the target's own user, and \
                  a container of it does not say its `runAsUser`: say it, or use a node helper",
