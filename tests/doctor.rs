@@ -75,6 +75,9 @@ fn scenario() -> Loaded {
 fn environment(w: &World, own: Value) -> Environment {
     let mut own = own;
     own["image"] = json!("firedrill:1");
+    if own.get("watchdog").is_none() {
+        own["watchdog"] = json!({"enabled": false});
+    }
     let environment = json!({
         "apiVersion": "firedrill.dev/v1alpha1", "kind": "Environment", "metadata": {"name": "here"},
         "spec": {"clusters": {"main": {"uid": w.cluster.uid}}, "firedrill": own},
@@ -290,6 +293,9 @@ async fn what_agents_in_pods_would_find_is_said() {
 #[tokio::test(start_paused = true)]
 async fn the_watchdogs_account_is_asked_about() {
     let w = shop().await;
+    // It is on unless it is turned off.
+    let report = look_as(&w, DOCTOR, &environment(&w, json!({"watchdog": {}})), Some(&scenario())).await;
+    says(&report, "watchdog's account", Verdict::No, &["there is no ServiceAccount firedrill/firedrill-watchdog"]);
     let own = environment(&w, json!({"watchdog": {"serviceAccount": "watchdog"}}));
     let report = look_as(&w, DOCTOR, &own, Some(&scenario())).await;
     says(&report, "watchdog's account", Verdict::No, &["there is no ServiceAccount firedrill/watchdog", "--rbac | kubectl apply"]);

@@ -86,7 +86,8 @@ fn web() -> Value {
 
 async fn plan_as(w: &World, user: &str, uid: &str, scenario: &Loaded) -> Result<Plan, String> {
     let environment = json!({
-        "apiVersion": "firedrill.dev/v1alpha1", "kind": "Environment", "metadata": {"name": "sandbox"}, "spec": {"clusters": {"main": {"uid": uid}}},
+        "apiVersion": "firedrill.dev/v1alpha1", "kind": "Environment", "metadata": {"name": "sandbox"},
+        "spec": {"clusters": {"main": {"uid": uid}}, "firedrill": {"watchdog": {"enabled": false}}},
     });
     let environment = firedrill::scenario::parse_environment("environment.yaml", &environment.to_string()).unwrap();
     match plan::plan_on(&client(w, user), scenario, &environment, &files(), 1).await {

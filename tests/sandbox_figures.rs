@@ -1,5 +1,5 @@
-//! What the sandbox's API server costs. Bounds are wide enough for an unoptimised build on a busy machine; the figures
-//! themselves are printed (`cargo test --release --test sandbox_figures -- --nocapture`).
+//! What the sandbox's API server costs: printed, never held against a bound, for machines differ
+//! (`cargo test --release --test sandbox_figures -- --nocapture`).
 
 use std::{
     collections::BTreeMap,
@@ -81,9 +81,6 @@ async fn an_hour_and_five_thousand_pods() {
     let hour = began.elapsed();
     println!("5,000 pods made in {made:?}; listed whole in {whole:?}; 100 of them by label in {selected:?}");
     println!("an hour of virtual time with 1,000 applies and a watch: {hour:?}");
-    for (what, took, most) in [("create", made, 60), ("list", whole, 15), ("select", selected, 5), ("hour", hour, 30)] {
-        assert!(took < Duration::from_secs(most), "{what} took {took:?}");
-    }
     sandbox.stop().await;
 }
 

@@ -17,6 +17,7 @@ use crate::{
     cluster::{self, ClusterError},
     doctor::{self, Asked, Report},
     exit::Exit,
+    plan,
     rehearse::Stage,
     scenario::{self, Loaded, types::Environment},
     signals::Signals,
@@ -156,6 +157,14 @@ async fn in_sandbox(args: &DoctorArgs) -> Result<Report, CliError> {
     };
     let stage = Stage::open(&world, 0, WALL_US).await.map_err(|error| CliError::Refused(error.to_string()))?;
     let environment = stage.environment(environment);
+    // As before `run --sandbox`: what `plan --rbac` prints is granted there. Where there is no plan, that is told below.
+    if let Some((loaded, files)) = &drill
+        && let Ok(plan) = plan::plan_on(&stage.cluster, loaded, &environment, files, 0).await
+        && let Err(error) = stage.grant(&plan).await
+    {
+        stage.close().await;
+        return Err(CliError::Refused(error.to_string()));
+    }
     let stop = CancellationToken::new();
     let asked = Asked {
         cluster: &stage.cluster,

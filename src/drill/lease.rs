@@ -43,6 +43,8 @@ pub enum LeaseError {
         name: String,
         /// Why.
         detail: String,
+        /// Whether it may go the next time: no answer, 429 or 5xx.
+        passing: bool,
     },
     /// Taken over, or run out.
     #[error("Lease {name} {detail}")]
@@ -85,8 +87,24 @@ impl std::fmt::Debug for Fence {
 const SAFETY: i64 = 5;
 /// How often a renewal that was refused is tried again at once.
 const RENEW_TRIES: u32 = 3;
+/// How often what failed in passing is tried once more while Leases are taken, and how long after the first failure; twice as long
+/// after the second, and so on.
+const TAKE_TRIES: u32 = 4;
+const TAKE_AGAIN: std::time::Duration = std::time::Duration::from_millis(250);
 /// How often giving a Lease back is tried.
 const GIVE_BACK_TRIES: u32 = 4;
+
+/// Does it again when it failed in passing: what is repeated finds what the first time has done.
+async fn patiently<T, F: Future<Output = Result<T, LeaseError>>>(act: impl Fn() -> F) -> Result<T, LeaseError> {
+    let mut tries = 1;
+    loop {
+        match act().await {
+            Err(LeaseError::Api { passing: true, .. }) if tries < TAKE_TRIES => tokio::time::sleep(TAKE_AGAIN * tries).await,
+            other => return other,
+        }
+        tries += 1;
+    }
+}
 
 impl Fence {
     /// A fence that holds nothing yet. `duration` is how long a Lease lives without renewal, at least 2 s.
@@ -109,7 +127,8 @@ impl Fence {
     /// Takes all Leases, in sorted order. Ones of a dead runner of any drill are waited for until they have run out.
     ///
     /// # Errors
-    /// One is held by a living drill, or the API server does not answer or refuses. What was taken until then is given back.
+    /// One is held by a living drill, or the API server refuses, or does not answer again and again. What was taken until then is
+    /// given back.
     pub async fn take(&self, names: &[String]) -> Result<(), LeaseError> {
         self.take_lapsed(names, &BTreeMap::new()).await
     }
@@ -125,7 +144,7 @@ impl Fence {
         names.dedup();
         let mut oldest_us = i64::MAX;
         for name in &names {
-            match self.take_one(name, lapsed.get(name)).await {
+            match patiently(|| self.take_one(name, lapsed.get(name))).await {
                 Ok((lease, sent_us)) => {
                     oldest_us = oldest_us.min(sent_us);
                     self.held.lock().await.insert(name.clone(), lease);
@@ -145,7 +164,7 @@ impl Fence {
         }
         self.valid_until_us.send_replace(self.until(oldest_us));
         // Waiting for the last may have used up the first: renew all before relying on any.
-        self.renew_all().await
+        patiently(|| self.renew_all()).await
     }
 
     fn until(&self, sent_us: i64) -> i64 {
@@ -163,12 +182,15 @@ impl Fence {
         name: &str,
         call: impl Future<Output = kube::Result<T>>,
     ) -> Result<Result<T, u16>, LeaseError> {
-        let failed = |detail: String| LeaseError::Api { doing, name: name.to_owned(), detail };
+        let failed = |detail: String, passing| LeaseError::Api { doing, name: name.to_owned(), detail, passing };
         match tokio::time::timeout(self.call_limit(), call).await {
-            Err(_) => Err(failed("no answer in time".to_owned())),
+            Err(_) => Err(failed("no answer in time".to_owned(), true)),
             Ok(Ok(value)) => Ok(Ok(value)),
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Ok(Err(status.code)),
-            Ok(Err(error)) => Err(failed(cluster::why(&error))),
+            Ok(Err(error)) => {
+                let passing = !matches!(&error, kube::Error::Api(status) if status.code < 500 && status.code != 429);
+                Err(failed(cluster::why(&error), passing))
+            }
         }
     }
 
@@ -286,7 +308,7 @@ impl Fence {
                 tries += 1;
                 if tries >= RENEW_TRIES {
                     let detail = "it is written to all the time".to_owned();
-                    return Err(LeaseError::Api { doing: "renew", name: name.clone(), detail });
+                    return Err(LeaseError::Api { doing: "renew", name: name.clone(), detail, passing: true });
                 }
             };
             match renewed {
@@ -419,7 +441,7 @@ impl Fence {
                 Ok(false) if tries < GIVE_BACK_TRIES => {}
                 Ok(false) => {
                     let detail = "it is written to all the time".to_owned();
-                    return Err(LeaseError::Api { doing: "give back", name: name.to_owned(), detail });
+                    return Err(LeaseError::Api { doing: "give back", name: name.to_owned(), detail, passing: true });
                 }
                 Err(error) if tries >= GIVE_BACK_TRIES => return Err(error),
                 Err(_) => tokio::time::sleep(Dur::from_millis(250).0).await,
@@ -427,3 +449,7 @@ impl Fence {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "lease_tests.rs"]
+mod tests;

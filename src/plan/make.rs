@@ -122,7 +122,7 @@ pub fn make(inputs: &Inputs<'_>) -> Result<Plan, Refused> {
 
 /// What nobody would undo if the runner were lost, because the environment has no watchdog.
 fn unguarded(plan: &Plan) -> Option<String> {
-    if plan.place.firedrill.watchdog.is_some() {
+    if plan.place.firedrill.watchdog.enabled {
         return None;
     }
     let steps = plan.leaf_steps().into_iter().filter_map(|step| {
@@ -137,8 +137,8 @@ fn unguarded(plan: &Plan) -> Option<String> {
     let steps: Vec<String> = steps.collect();
     (!steps.is_empty()).then(|| {
         format!(
-            "no watchdog: if the runner's machine is lost, {} stay until `firedrill revert`; the environment's \
-             `firedrill: {{watchdog: {{serviceAccount: NAME}}}}` has it reverted",
+            "no watchdog: if the runner's machine is lost, {} stay until `firedrill revert`: the environment has \
+             `firedrill: {{watchdog: {{enabled: false}}}}`",
             steps.join(", ")
         )
     })

@@ -223,7 +223,8 @@ pub struct PlannedStep {
 impl Plan {
     /// The environment's watchdog, if this drill has something for it to revert.
     pub fn guarded_by(&self) -> Option<&Watchdog> {
-        self.place.firedrill.watchdog.as_ref().filter(|_| self.leaf_steps().iter().any(|step| step.fault.is_some()))
+        let watchdog = &self.place.firedrill.watchdog;
+        (watchdog.enabled && self.leaf_steps().iter().any(|step| step.fault.is_some())).then_some(watchdog)
     }
 
     /// All steps that do something, depth first, `parallel` itself left out.

@@ -114,10 +114,10 @@ async fn on(case: &Case<'_>, stage: &Stage) -> Result<Rehearsal, RehearsalError>
     let own = plan.place.firedrill.namespace.clone();
     // Raw samples need a folder; nobody reads them, and it goes with this.
     let folder = tempfile::tempdir().map_err(|error| refused(format!("failed to make a folder for samples: {error}")))?;
-    let begun = stage.sandbox.audit().len();
     crate::agent::pods::ensure_namespace(&stage.cluster, &own).await.map_err(|error| refused(error.to_string()))?;
     let disk = Disk::Memory(crate::journal::MemoryDisk::default());
     stage.grant(&plan).await?;
+    let begun = stage.sandbox.audit().len();
     let options = DrillOptions {
         by: "rehearsal".to_owned(),
         confirmed_by: Some("nobody: it is a sandbox".to_owned()),

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, ServiceAccount},
-    rbac::v1::{Role, RoleBinding},
+    rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
 };
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    api::{DynamicObject, ListParams, Patch, PatchParams, PostParams, Request},
     discovery::{self, Scope},
 };
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use crate::{
     cluster::{self, Cluster},
     labels,
     net::Dialer,
-    plan::{Plan, rbac},
+    plan::{Permission, Plan, rbac},
     sandbox::{ClusterOptions, Sandbox, SandboxOptions},
     scenario::types::{Dur, Environment},
 };
@@ -104,41 +104,62 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Does what an owner does with `plan --rbac` for the drill's own pods: gives node helpers the account that they lose nodes with.
+    /// Does what an owner does with `plan --rbac` for the drill's own pods: gives node helpers the account that they lose nodes
+    /// with, and the watchdog its own.
     ///
     /// # Errors
     /// The sandbox refuses it.
     pub async fn grant(&self, plan: &Plan) -> Result<(), StageError> {
-        let permissions = rbac::of_node_helper(plan);
-        if permissions.is_empty() {
-            return Ok(());
-        }
         let own = plan.place.firedrill.namespace.as_str();
-        let broken = |why: String| StageError::Broken(format!("give node helpers their account: {why}"));
-        crate::agent::pods::ensure_namespace(&self.cluster, own).await.map_err(|error| broken(error.to_string()))?;
-        let rules: Vec<Value> = permissions
-            .iter()
-            .map(|p| json!({"apiGroups": [p.group], "resources": [p.resource], "resourceNames": p.names, "verbs": p.verbs}))
-            .collect();
-        let name = json!({"name": labels::LOSS_ACCOUNT});
-        let binding = json!({"metadata": name, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": labels::LOSS_ACCOUNT},
-            "subjects": [{"kind": "ServiceAccount", "name": labels::LOSS_ACCOUNT, "namespace": own}]});
-        self.made::<ServiceAccount>(own, json!({"metadata": name})).await.map_err(broken)?;
-        self.made::<Role>(own, json!({"metadata": name, "rules": rules})).await.map_err(broken)?;
-        self.made::<RoleBinding>(own, binding).await.map_err(broken)
+        let mut accounts = vec![(labels::LOSS_ACCOUNT, rbac::of_node_helper(plan))];
+        accounts.extend(plan.watchdog.iter().map(|watchdog| (watchdog.service_account.as_str(), watchdog.rbac.clone())));
+        for (account, permissions) in accounts.iter().filter(|(_, permissions)| !permissions.is_empty()) {
+            let broken = |why: String| StageError::Broken(format!("give ServiceAccount {account} what it needs: {why}"));
+            crate::agent::pods::ensure_namespace(&self.cluster, own).await.map_err(|error| broken(error.to_string()))?;
+            self.made::<ServiceAccount>(Some(own), json!({"metadata": {"name": account}})).await.map_err(broken)?;
+            self.allowed(account, own, permissions).await.map_err(broken)?;
+        }
+        Ok(())
     }
 
-    /// Makes an object, unless the world has it.
-    async fn made<K>(&self, namespace: &str, object: Value) -> Result<(), String>
+    /// Binds an account to a Role or the ClusterRole of its name, in each place where it has a permission.
+    async fn allowed(&self, account: &str, own: &str, permissions: &[Permission]) -> Result<(), String> {
+        let mut places: BTreeMap<Option<&str>, Vec<Value>> = BTreeMap::new();
+        for p in permissions {
+            let rule = json!({"apiGroups": [p.group], "resources": [p.resource], "resourceNames": p.names, "verbs": p.verbs});
+            places.entry(p.namespace.as_deref()).or_default().push(rule);
+        }
+        for (namespace, rules) in places {
+            let name = json!({"name": account});
+            let role = json!({"metadata": name, "rules": rules});
+            let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
+            let binding = json!({
+                "metadata": name, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": account},
+                "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": own}],
+            });
+            match namespace {
+                Some(_) => {
+                    self.made::<Role>(namespace, role).await?;
+                    self.made::<RoleBinding>(namespace, binding).await?;
+                }
+                None => {
+                    self.made::<ClusterRole>(namespace, role).await?;
+                    self.made::<ClusterRoleBinding>(namespace, binding).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an object, in a namespace if its kind has one, unless the world has it.
+    async fn made<K>(&self, namespace: Option<&str>, object: Value) -> Result<(), String>
     where
-        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + Clone
-            + std::fmt::Debug
-            + serde::de::DeserializeOwned
-            + serde::Serialize,
+        K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + serde::Serialize,
     {
-        let object: K = serde_json::from_value(object).map_err(|error| error.to_string())?;
-        match self.cluster.api::<K>(namespace).create(&PostParams::default(), &object).await {
+        let uri = K::url_path(&(), namespace);
+        let request =
+            Request::new(uri).create(&PostParams::default(), object.to_string().into_bytes()).map_err(|error| error.to_string())?;
+        match self.cluster.client.request::<Value>(request).await {
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             Err(error) => Err(cluster::why(&error)),
             Ok(_) => Ok(()),

@@ -49,23 +49,24 @@ drill() {
   [ "$rc" = "$wanted" ] || { echo "exit code $rc instead of $wanted"; return 1; }
 }
 
-# printed_permissions SCENARIO: a ServiceAccount that has what `plan --rbac` prints for it and nothing else, and
+# printed_permissions SCENARIO|FILE: a ServiceAccount that has what `plan --rbac` prints for it and nothing else, and
 # $SCRATCH/runner.kubeconfig to act as it.
 printed_permissions() {
-  local runner=(kubectl --kubeconfig "$SCRATCH/runner.kubeconfig") context
-  "$FIREDRILL" plan "$SCENARIOS/$1/scenario.yaml" --environment "$SCRATCH/environment.yaml" --rbac --rbac-subject "ServiceAccount:firedrill/$1" \
+  local runner=(kubectl --kubeconfig "$SCRATCH/runner.kubeconfig") context file=$1 name=$1
+  if [ -f "$file" ]; then name=own-scenario; else file=$SCENARIOS/$1/scenario.yaml; fi
+  "$FIREDRILL" plan "$file" --environment "$SCRATCH/environment.yaml" --rbac --rbac-subject "ServiceAccount:firedrill/$name" \
     >"$SCRATCH/rbac.yaml"
   kubectl create namespace firedrill --dry-run=client --output yaml | kubectl apply --filename -
-  kubectl --namespace firedrill create serviceaccount "$1" --dry-run=client --output yaml | kubectl apply --filename -
+  kubectl --namespace firedrill create serviceaccount "$name" --dry-run=client --output yaml | kubectl apply --filename -
   kubectl apply --filename "$SCRATCH/rbac.yaml"
   cp "$KUBECONFIG" "$SCRATCH/runner.kubeconfig"
   context=$("${runner[@]}" config current-context)
   { set +x; } 2>/dev/null
-  "${runner[@]}" config set-credentials runner --token "$(kubectl --namespace firedrill create token "$1" --duration 1h)"
+  "${runner[@]}" config set-credentials runner --token "$(kubectl --namespace firedrill create token "$name" --duration 1h)"
   set -x
   "${runner[@]}" config set-context "$context" --user runner
   # It is another user now, who may not do everything.
-  [ "$("${runner[@]}" auth whoami --output 'jsonpath={.status.userInfo.username}')" = "system:serviceaccount:firedrill:$1" ]
+  [ "$("${runner[@]}" auth whoami --output 'jsonpath={.status.userInfo.username}')" = "system:serviceaccount:firedrill:$name" ]
   [ "$("${runner[@]}" auth can-i get secrets --namespace escrow)" = no ]
 }
 

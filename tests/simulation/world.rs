@@ -126,7 +126,7 @@ impl World {
             .map_err(|problems| scenario::diag::render(&problems.list, false).to_string())
             .map_err(|why| format!("the scenario has mistakes: {why}"))?;
         let environment = json!({"apiVersion": "firedrill.dev/v1alpha1", "kind": "Environment", "metadata": {"name": "sim"},
-                                 "spec": {"clusters": {"main": {"uid": self.uid}}, "firedrill": {"namespace": OWN}}});
+                                 "spec": {"clusters": {"main": {"uid": self.uid}}, "firedrill": {"namespace": OWN, "watchdog": {"enabled": false}}}});
         let environment = scenario::parse_environment("environment.yaml", &environment.to_string())
             .map_err(|problems| format!("the environment has mistakes: {}", scenario::diag::render(&problems.list, false)))?;
         let cluster = self.cluster("admin");

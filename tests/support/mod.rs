@@ -107,7 +107,7 @@ impl World {
         let uid = &self.cluster.uid;
         let text = json!({
             "apiVersion": "firedrill.dev/v1alpha1", "kind": "Environment", "metadata": {"name": "test"},
-            "spec": {"clusters": {"main": {"uid": uid}}, "firedrill": {"namespace": own}}
+            "spec": {"clusters": {"main": {"uid": uid}}, "firedrill": {"namespace": own, "watchdog": {"enabled": false}}}
         });
         self.file("environment.yaml", &text.to_string())
     }

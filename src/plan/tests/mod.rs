@@ -76,7 +76,8 @@ fn environment() -> Environment {
     serde_json::from_value(json!({
         "apiVersion": "firedrill.dev/v1alpha1", "kind": "Environment", "metadata": {"name": "staging"},
         "spec": {"clusters": {"main": {"uid": UID}}, "prometheus": {"url": "http://prometheus.example"},
-                 "alertmanager": {"service": "monitoring/alertmanager:9093"}, "receiver": {"service": "monitoring/receiver:8080"}}
+                 "alertmanager": {"service": "monitoring/alertmanager:9093"}, "receiver": {"service": "monitoring/receiver:8080"},
+                 "firedrill": {"watchdog": {"enabled": false}}}
     }))
     .unwrap()
 }

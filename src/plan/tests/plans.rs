@@ -140,7 +140,10 @@ fn who_reverts_when_the_runner_is_lost_is_said_and_gets_what_that_needs() {
     assert!(!unguarded(&planned(&json!({}))), "what is frozen wakes up by itself");
 
     let mut environment = environment();
-    environment.spec.firedrill.watchdog = Some(crate::scenario::types::Watchdog { service_account: "dog".to_owned() });
+    environment.spec.firedrill = crate::scenario::types::OwnPlace::default();
+    let by_default = plan_of(&cut("suspend"), &shop(), &environment, 7).unwrap();
+    assert_eq!(by_default.watchdog.unwrap().service_account, "firedrill-watchdog", "nobody has to ask for it");
+    environment.spec.firedrill.watchdog.service_account = "dog".to_owned();
     let plan = plan_of(&cut("suspend"), &shop(), &environment, 7).unwrap();
     assert!(!unguarded(&plan));
     let watchdog = plan.watchdog.as_ref().unwrap();

@@ -104,9 +104,8 @@ pub(crate) fn environment(root: &Node, environment: Option<&Environment>, gather
     } else if SYSTEM_NAMESPACES.contains(&own.as_str()) {
         gather.mistake(at.span(), format!("`{own}` is a system namespace")).help("give firedrill a namespace of its own");
     }
-    if let Some(watchdog) = &environment.spec.firedrill.watchdog
-        && !watchdog.service_account.split('.').all(|label| text::dns_label(label, 253))
-    {
+    let watchdog = &environment.spec.firedrill.watchdog;
+    if !watchdog.service_account.split('.').all(|label| text::dns_label(label, 253)) {
         let at = spec.get("firedrill").get("watchdog").get("serviceAccount");
         gather
             .mistake(at.span(), format!("`{}` is not a ServiceAccount's name", clip(&watchdog.service_account)))

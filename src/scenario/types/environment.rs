@@ -89,24 +89,31 @@ pub struct OwnPlace {
     /// Whether privileged node helpers may be used. Without them faults on processes and volumes are made from within the target's
     /// pods (`placement: pod`), as far as they can be.
     pub node_helpers: bool,
-    /// What reverts a drill whose runner is lost. Without it, changes through the API (`scale`, `cutBackupJob`) stay until
-    /// somebody runs `firedrill revert`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub watchdog: Option<Watchdog>,
+    /// What reverts a drill whose runner is lost: on unless it is turned off. Without it, changes through the API (`scale`,
+    /// `cutBackupJob`) stay until somebody runs `firedrill revert`.
+    pub watchdog: Watchdog,
 }
 
 impl Default for OwnPlace {
     fn default() -> Self {
         let image = format!("firedrill:{}", env!("CARGO_PKG_VERSION"));
-        Self { namespace: "firedrill".to_owned(), image, node_helpers: true, watchdog: None }
+        Self { namespace: "firedrill".to_owned(), image, node_helpers: true, watchdog: Watchdog::default() }
     }
 }
 
 /// The watchdog: a pod beside each drill that breaks something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Watchdog {
+    /// `false`: no watchdog. Then a lost runner's changes stay until somebody runs `firedrill revert`.
+    pub enabled: bool,
     /// The ServiceAccount it acts as, in firedrill's own namespace. `firedrill plan --rbac` prints it with what it may do.
     #[schemars(length(min = 1))]
     pub service_account: String,
+}
+
+impl Default for Watchdog {
+    fn default() -> Self {
+        Self { enabled: true, service_account: "firedrill-watchdog".to_owned() }
+    }
 }

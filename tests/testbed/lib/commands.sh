@@ -268,10 +268,10 @@ SH
 # A scenario is portable, its environment is not: each cluster is another one, with a uid of its own.
 cmd_environment() {
   [ -f "$KUBECONFIG_FILE" ] || die "cluster '$CLUSTER' is not up; start it with: testbed up --cluster $CLUSTER"
-  local uid watchdog=
+  local uid watchdog='enabled: false'
   uid=$(kubectl get namespace kube-system --output 'jsonpath={.metadata.uid}') || die "cluster '$CLUSTER' does not say who it is"
   # An API server alone has no account for it, and no node to run it on.
-  if kubectl get serviceaccount --namespace firedrill watchdog >/dev/null 2>&1; then watchdog=', watchdog: {serviceAccount: watchdog}'; fi
+  if kubectl get serviceaccount --namespace firedrill watchdog >/dev/null 2>&1; then watchdog='serviceAccount: watchdog'; fi
   cat <<YAML
 apiVersion: firedrill.dev/v1alpha1
 kind: Environment
@@ -282,7 +282,7 @@ spec:
   alertmanager: {service: "monitoring/alertmanager:9093"}
   receiver: {service: "monitoring/alert-receiver:8080"}
   heartbeat: {alert: Heartbeat, every: 10s}
-  firedrill: {namespace: firedrill, image: "localhost/firedrill:dev", nodeHelpers: true$watchdog}
+  firedrill: {namespace: firedrill, image: "localhost/firedrill:dev", nodeHelpers: true, watchdog: {$watchdog}}
 YAML
 }
 
