@@ -55,7 +55,7 @@ fn on_node(disk: &NodeDisk, name: &str) -> VolumeAt {
 async fn ask(cx: &FaultCx, step: Step, name: &str, at: &[NodeDisk]) -> Result<Vec<VolumeSeen>, FaultError> {
     cx.helpers.fill_nodes();
     let request = |which: &[&NodeDisk]| NodeReq::Volumes { step, at: which.iter().map(|disk| on_node(disk, name)).collect() };
-    on_nodes::ask(cx, at, |disk| Home::node(&disk.node.name), "fill the node's disk", request).await
+    on_nodes::ask(cx, at, |disk| Home::node(&disk.node.name), ("fill the node's disk", on_nodes::WRITE_LIMIT), request).await
 }
 
 pub(super) async fn arm(cx: &FaultCx, at: &[NodeDisk], name: &str) -> Result<(), FaultError> {

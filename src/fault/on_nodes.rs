@@ -56,7 +56,10 @@ seen!(SignalSeen, SignalsReport, signals);
 seen!(PartitionSeen, PartitionsReport, partitions);
 seen!(VolumeSeen, VolumesReport, volumes);
 
-/// Asks the helpers of all places at once, each for what is there; answers in the order asked.
+/// How long a helper may take that writes files, and waits until the disk has them.
+pub(super) const WRITE_LIMIT: Duration = Duration::from_secs(45);
+
+/// Asks the helpers of all places at once, each for what is there, for at most `limit`; answers in the order asked.
 ///
 /// # Errors
 /// The first failure, after all have answered; also a helper that says less than it was asked: silence would be taken for a proof.
@@ -64,7 +67,7 @@ pub(super) async fn ask<T, S: Seen>(
     cx: &FaultCx,
     all: &[T],
     home: impl Fn(&T) -> Home,
-    what: &str,
+    (what, limit): (&str, Duration),
     request: impl Fn(&[&T]) -> NodeReq,
 ) -> Result<Vec<S>, FaultError> {
     let mut homes: BTreeMap<Home, Vec<usize>> = BTreeMap::new();
@@ -75,7 +78,7 @@ pub(super) async fn ask<T, S: Seen>(
         let request = request(&which.iter().map(|n| &all[*n]).collect::<Vec<_>>());
         async move {
             let link = cx.helper(&home).await?;
-            let seen = S::all(link.call(what, &request, processes::ASK_LIMIT).await?);
+            let seen = S::all(link.call(what, &request, limit).await?);
             if seen.len() != which.len() {
                 let why = format!("the helper {home} answered for {} of {}", seen.len(), which.len());
                 return Err(FaultError::failed(what, why));

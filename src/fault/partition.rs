@@ -103,7 +103,7 @@ fn one(address: &str) -> Option<String> {
 async fn ask(cx: &FaultCx, step: Step, pods: &[PodOnNode], name: &str, cuts: &[Cut]) -> Result<Vec<PartitionSeen>, FaultError> {
     let one = |pod: &PodOnNode| PartitionAt { pod: processes::on_node(cx, pod), name: name.to_owned(), cuts: cuts.to_vec() };
     let request = |which: &[&PodOnNode]| NodeReq::Partitions { step, at: which.iter().map(|pod| one(pod)).collect() };
-    on_nodes::ask(cx, pods, |pod| Home::node(&pod.node), "cut off", request).await
+    on_nodes::ask(cx, pods, |pod| Home::node(&pod.node), ("cut off", processes::ASK_LIMIT), request).await
 }
 
 /// Places the helpers, and looks whether the pods can be cut off.

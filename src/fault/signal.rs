@@ -63,7 +63,7 @@ async fn ask(cx: &FaultCx, step: Step, signal: &str, id: &str, meant: &[Meant<'_
         id: id.to_owned(),
     };
     let request = |which: &[&Meant<'_>]| NodeReq::Signals { step, to: which.iter().map(|meant| one(meant)).collect() };
-    on_nodes::ask(cx, meant, |(pod, ..)| Home::of(pod, Work::Processes), "signal", request).await
+    on_nodes::ask(cx, meant, |(pod, ..)| Home::of(pod, Work::Processes), ("signal", processes::ASK_LIMIT), request).await
 }
 
 fn meant(to: &[SignalledProcess]) -> Vec<Meant<'_>> {

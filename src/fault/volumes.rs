@@ -289,7 +289,7 @@ async fn ask(cx: &FaultCx, step: Step, name: &str, all: &[(OnVolume, bool)]) -> 
         declared: on.declared.clone(),
     };
     let request = |which: &[&(OnVolume, bool)]| NodeReq::Volumes { step, at: which.iter().map(|on| one(on)).collect() };
-    on_nodes::ask(cx, all, |(on, _)| Home::of(&on.pod, Work::Volumes), "act on volumes", request).await
+    on_nodes::ask(cx, all, |(on, _)| Home::of(&on.pod, Work::Volumes), ("act on volumes", on_nodes::WRITE_LIMIT), request).await
 }
 
 /// The volumes as they can be reached now, and what is to be said of those that are gone for good.
