@@ -86,14 +86,25 @@ fn proxy(to: &Path) -> (PathBuf, watch::Sender<bool>) {
     (path, open)
 }
 
+/// As a runner that has not been there before.
 async fn attach(socket: &Path, token: &str, ttl: Duration) -> Result<(Link, Events), LinkError> {
+    attach_as(&firedrill::agent::link::runner(), socket, token, ttl).await
+}
+
+async fn attach_as(runner: &str, socket: &Path, token: &str, ttl: Duration) -> Result<(Link, Events), LinkError> {
     for _ in 0..100 {
         if socket.exists() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let spec = LinkSpec { drill: "d".to_owned(), token: token.to_owned(), ttl, transport: Transport::Socket(socket.to_owned()) };
+    let spec = LinkSpec {
+        drill: "d".to_owned(),
+        token: token.to_owned(),
+        runner: runner.to_owned(),
+        ttl,
+        transport: Transport::Socket(socket.to_owned()),
+    };
     Link::attach(spec, Clock::host(), LIMIT).await
 }
 
@@ -180,6 +191,21 @@ async fn a_runner_with_another_token_is_refused_and_a_later_one_takes_over() {
 }
 
 #[tokio::test]
+async fn a_runner_that_was_taken_over_is_refused_though_its_link_is_new() {
+    let agent = agent(LIMIT, 1 << 20, Clock::host_as("there"));
+    let (first, _) = attach_as("first", &agent.socket, "t", LIMIT).await.unwrap();
+    drop(first);
+    // Its own second link is welcome.
+    let (again, _) = attach_as("first", &agent.socket, "t", LIMIT).await.unwrap();
+    call(&again, json!({})).await.unwrap();
+    let (second, _) = attach_as("second", &agent.socket, "t", LIMIT).await.unwrap();
+    call(&second, json!({})).await.unwrap();
+    let late = attach_as("first", &agent.socket, "t", LIMIT).await;
+    assert!(matches!(&late, Err(LinkError::Ended { why, .. }) if why.contains("taken this agent over")), "{:?}", late.err());
+    assert!(call(&second, json!({})).await.is_ok(), "the second is not disturbed");
+}
+
+#[tokio::test]
 async fn an_agent_that_is_not_renewed_undoes_everything_and_ends_and_one_that_is_lives_on() {
     let ttl = Duration::from_secs(1);
     let agent = agent(ttl, 1 << 20, Clock::host_as("there"));
@@ -217,7 +243,7 @@ async fn the_agents_clock_is_measured_though_it_is_an_hour_wrong() {
 async fn a_child_process_serves_over_its_standard_input_and_ends_with_it() {
     let args = ["agent", "node", "--stdio", "--drill", "d", "--token", "t", "--pod-uid", "own"];
     let transport = Transport::Child { program: env!("CARGO_BIN_EXE_firedrill").into(), args: args.map(str::to_owned).to_vec() };
-    let spec = LinkSpec { drill: "d".to_owned(), token: "t".to_owned(), ttl: LIMIT, transport };
+    let spec = LinkSpec { drill: "d".to_owned(), token: "t".to_owned(), runner: "r".to_owned(), ttl: LIMIT, transport };
     let (link, _events) = Link::attach(spec, Clock::host(), LIMIT).await.unwrap();
     let own = json!({"look": {"pods": [{"uid": "own", "name": "x/own", "containers": [], "ids": {}}]}});
     assert!(matches!(call(&link, own).await, Err(LinkError::Failed { why, .. }) if why.contains("own pod")));

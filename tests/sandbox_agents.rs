@@ -313,7 +313,7 @@ async fn a_pod_without_privileges_cannot_act_on_others() {
     shop.world.until("it runs", 60, "sly", ready).await;
     let client = shop.world.sandbox.client("admin");
     let transport = Transport::Exec { client, namespace: "shop".to_owned(), pod: "sly".to_owned(), container: None };
-    let spec = LinkSpec { drill: DRILL.to_owned(), token: "t".to_owned(), ttl: LIMIT, transport };
+    let spec = LinkSpec { drill: DRILL.to_owned(), token: "t".to_owned(), runner: "r".to_owned(), ttl: LIMIT, transport };
     let (link, _events) = Link::attach(spec, shop.clock.clone(), LIMIT).await.unwrap();
     let a: Pod = shop.world.get("a").await;
     let pods = json!([{"uid": a.uid(), "name": "shop/a", "containers": [], "ids": {}}]);

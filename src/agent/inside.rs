@@ -106,6 +106,8 @@ pub struct InsideSpec {
     pub drill: String,
     /// The drill's token.
     pub token: String,
+    /// Who places it, and attaches to it: see [`LinkSpec::runner`].
+    pub runner: String,
     /// firedrill's image.
     pub image: String,
     /// The agent's time to live without a renewal.
@@ -348,7 +350,7 @@ async fn attach(
         pod: spec.pod.clone(),
         container: Some(name.to_owned()),
     };
-    let to = LinkSpec { drill: spec.drill.clone(), token, ttl: spec.ttl, transport };
+    let to = LinkSpec { drill: spec.drill.clone(), token, runner: spec.runner.clone(), ttl: spec.ttl, transport };
     // It has nothing to say unasked.
     Link::attach(to, clock.clone(), limit).await.map(|(link, _events)| link)
 }
@@ -417,17 +419,20 @@ fn waits_for(pod: &Pod, name: &str) -> Option<String> {
     })
 }
 
+/// Who ends agents, and of which drill.
+#[derive(Debug, Clone, Copy)]
+pub struct By<'a> {
+    /// The drill.
+    pub drill: &'a str,
+    /// The runner: see [`LinkSpec::runner`].
+    pub runner: &'a str,
+    /// How long an agent lives that heard of it.
+    pub ttl: Duration,
+}
+
 /// Asks all agents of a drill in the pods of a namespace to undo what they hold and to end, and waits until they have. What is left
 /// after `limit`.
-pub async fn end_all(
-    cluster: &Cluster,
-    namespace: &str,
-    drill: &str,
-    told: &[String],
-    ttl: Duration,
-    clock: &Clock,
-    limit: Duration,
-) -> Vec<String> {
+pub async fn end_all(cluster: &Cluster, namespace: &str, by: &By<'_>, told: &[String], clock: &Clock, limit: Duration) -> Vec<String> {
     let deadline = tokio::time::Instant::now() + limit;
     let mut told = told.to_vec();
     loop {
@@ -438,7 +443,7 @@ pub async fn end_all(
         };
         let mut left = Vec::new();
         for pod in &pods {
-            for name in left_in(pod, drill) {
+            for name in left_in(pod, by.drill) {
                 let key = format!("{}/{name}", pod.name_any());
                 left.push(format!(
                     "container {name} of pod {namespace}/{} still runs; it ends by itself when nobody renews it",
@@ -447,7 +452,7 @@ pub async fn end_all(
                 // Of an earlier runner. Where it cannot be told, its time to live runs out.
                 if !told.contains(&key) && runs(pod, &name) {
                     told.push(key);
-                    goodbye(cluster, pod, &name, drill, ttl, clock).await;
+                    goodbye(cluster, pod, &name, by, clock).await;
                 }
             }
         }
@@ -458,7 +463,7 @@ pub async fn end_all(
     }
 }
 
-async fn goodbye(cluster: &Cluster, pod: &Pod, name: &str, drill: &str, ttl: Duration, clock: &Clock) {
+async fn goodbye(cluster: &Cluster, pod: &Pod, name: &str, by: &By<'_>, clock: &Clock) {
     let Some(container) = added(pod).find(|c| c.name == name) else { return };
     let transport = Transport::Exec {
         client: cluster.streams.clone(),
@@ -467,7 +472,7 @@ async fn goodbye(cluster: &Cluster, pod: &Pod, name: &str, drill: &str, ttl: Dur
         container: Some(name.to_owned()),
     };
     let token = var(container, "FIREDRILL_TOKEN").unwrap_or_default().to_owned();
-    let to = LinkSpec { drill: drill.to_owned(), token, ttl, transport };
+    let to = LinkSpec { drill: by.drill.to_owned(), token, runner: by.runner.to_owned(), ttl: by.ttl, transport };
     let said = match Link::attach(to, clock.clone(), BYE_LIMIT).await {
         Ok((link, _events)) => link.bye(BYE_LIMIT).await,
         Err(error) => Err(error),
@@ -509,6 +514,7 @@ mod tests {
             container: container.map(text),
             drill: text("drill-1"),
             token: text("t"),
+            runner: text("r"),
             image: text("firedrill:1"),
             ttl: Duration::from_secs(30),
         }

@@ -122,6 +122,11 @@ impl std::fmt::Debug for Transport {
     }
 }
 
+/// A name for a runner, unlike that of any other.
+pub fn runner() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
 /// What a link needs.
 #[derive(Debug, Clone)]
 pub struct LinkSpec {
@@ -129,6 +134,9 @@ pub struct LinkSpec {
     pub drill: String,
     /// Its token.
     pub token: String,
+    /// Who attaches, as [`runner`] makes it: the same for all links of one runner. An agent that another runner has taken over
+    /// refuses this one from then on, also when it comes with a new link.
+    pub runner: String,
     /// The agent's time to live: it undoes everything and exits when it has not heard of the runner for so long.
     pub ttl: Duration,
     /// The way.

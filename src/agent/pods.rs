@@ -93,6 +93,8 @@ pub struct PodSpec {
     pub drill: String,
     /// The drill's token.
     pub token: String,
+    /// Who places it, and attaches to it: see [`LinkSpec::runner`].
+    pub runner: String,
     /// firedrill's own place: namespace and image.
     pub place: OwnPlace,
     /// The agent's time to live without a renewal.
@@ -344,7 +346,7 @@ pub async fn place(
         let transport =
             Transport::Exec { client: cluster.streams.clone(), namespace: namespace.clone(), pod: name.clone(), container: None };
         let left = deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_secs(5));
-        let link = LinkSpec { drill: spec.drill.clone(), token, ttl: spec.ttl, transport };
+        let link = LinkSpec { drill: spec.drill.clone(), token, runner: spec.runner.clone(), ttl: spec.ttl, transport };
         tokio::select! {
             biased;
             attached = Link::attach(link, clock.clone(), left) => return attached.map(|(link, events)| (link, events, name)),
@@ -488,6 +490,7 @@ mod tests {
             kind,
             drill: "lose-primary-20260101-ab12".to_owned(),
             token: "t".to_owned(),
+            runner: "r".to_owned(),
             place: OwnPlace::default(),
             ttl: Duration::from_secs(30),
             deadline: Duration::from_secs(3600),

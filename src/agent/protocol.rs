@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::clock::{ClockId, Stamp};
 
 /// The version of this protocol. Both sides must be of the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// How many events may be on their way without having been acknowledged.
 pub const WINDOW: u64 = 1024;
 /// How many requests may be unanswered at one time.
@@ -81,7 +81,9 @@ pub struct Hello {
     pub drill: String,
     /// The drill's token, made by its runner: an agent of another drill refuses.
     pub token: String,
-    /// One runner's link, random. A later session replaces an earlier one for good.
+    /// Who connects. A later runner replaces an earlier one for good.
+    pub runner: String,
+    /// One link of that runner, random. A later one replaces an earlier one.
     pub session: String,
     /// Live on for this long from now, in milliseconds.
     pub ttl_ms: u64,

@@ -161,6 +161,7 @@ struct Actor {
     clock: Clock,
     events: EventsOut,
     connection: Option<Connection>,
+    runner: String,
     session: String,
     superseded: VecDeque<String>,
     /// Answers of this session by request; `None` while it is being done.
@@ -234,6 +235,7 @@ pub async fn serve(
         clock,
         events,
         connection: None,
+        runner: String::new(),
         session: String::new(),
         superseded: VecDeque::new(),
         answers: BTreeMap::new(),
@@ -319,7 +321,7 @@ impl Actor {
             Some(format!("the runner speaks version {} and the agent {VERSION}: use an image of the runner's version", hello.version))
         } else if hello.drill != self.config.drill || hello.token != self.config.token {
             Some(format!("this agent belongs to another drill than `{}`, or to another token", hello.drill))
-        } else if self.superseded.contains(&hello.session) {
+        } else if self.superseded.contains(&hello.runner) {
             Some("another runner has taken this agent over".to_owned())
         } else {
             None
@@ -331,13 +333,16 @@ impl Actor {
             tokio::spawn(wire.close(Duration::from_secs(2)));
             return;
         }
-        if hello.session != self.session {
-            if !self.session.is_empty() {
-                self.superseded.push_back(std::mem::take(&mut self.session));
+        if hello.runner != self.runner {
+            if !self.runner.is_empty() {
+                self.superseded.push_back(std::mem::take(&mut self.runner));
                 if self.superseded.len() > 64 {
                     self.superseded.pop_front();
                 }
             }
+            self.runner = hello.runner;
+        }
+        if hello.session != self.session {
             self.session = hello.session;
             self.answers.clear();
         }

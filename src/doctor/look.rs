@@ -448,6 +448,7 @@ async fn trials(
             kind,
             drill: DRILL.to_owned(),
             token: DRILL.to_owned(),
+            runner: String::new(),
             place: own.clone(),
             ttl: Duration::from_secs(30),
             deadline: Duration::from_secs(60),

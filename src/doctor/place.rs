@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Area, Finding, Verdict, facts};
 use crate::{
     agent::{
+        self,
         host::Host,
         node::NodeReq,
         pods::{AgentKind, PodSpec, place, remove},
@@ -44,6 +45,7 @@ async fn one(cluster: &Cluster, own: &OwnPlace, clock: &Clock, node: &str, drill
         kind: AgentKind::NodeHelper { node: node.to_owned(), may_lose: false, critical: false },
         drill: drill.to_owned(),
         token: format!("{:032x}", rand::random::<u128>()),
+        runner: agent::link::runner(),
         place: own.clone(),
         ttl: LIMIT,
         deadline: PLACE_LIMIT + LIMIT,

@@ -49,6 +49,7 @@ impl Drill {
             kind: AgentKind::Watchdog { avoid_nodes, service_account, lease: self.options.lease },
             drill: self.name.clone(),
             token: String::new(),
+            runner: String::new(),
             place: self.plan.place.firedrill.clone(),
             ttl: Duration::ZERO,
             deadline: self.plan.limits.duration.0 + LAST_RESORT,

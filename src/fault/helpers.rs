@@ -27,6 +27,7 @@ use crate::{
     agent::{
         Link, LinkState,
         inside::{self, InsideSpec},
+        link,
         pods::{AgentKind, PodSpec, place, remove},
     },
     clock::Clock,
@@ -65,6 +66,8 @@ struct Inner {
     plan: Arc<Plan>,
     drill: String,
     token: String,
+    /// Who this is, for helpers.
+    runner: String,
     ttl: Duration,
     /// One lock a place, so that helpers are placed beside each other and none twice.
     homes: Mutex<BTreeMap<Home, Slot>>,
@@ -86,7 +89,7 @@ impl Helpers {
 
     /// The same with another time to live than `HELPER_TTL`.
     pub fn with_ttl(cluster: Cluster, clock: Clock, plan: Arc<Plan>, drill: &str, ttl: Duration) -> Self {
-        let token = format!("{:032x}", rand::random::<u128>());
+        let (token, runner) = (format!("{:032x}", rand::random::<u128>()), link::runner());
         let (homes, containers, renewals) = (Mutex::default(), Mutex::default(), Mutex::default());
         // Known from the start, so that a helper placed for another fault can do it, too.
         let steps = plan.leaf_steps();
@@ -95,7 +98,7 @@ impl Helpers {
         let critical = AtomicBool::new(faults().any(|f| f.fill_node_disk.is_some()));
         let drill = drill.to_owned();
         drop(steps);
-        Self(Arc::new(Inner { cluster, clock, plan, drill, token, ttl, homes, containers, may_lose, critical, renewals }))
+        Self(Arc::new(Inner { cluster, clock, plan, drill, token, runner, ttl, homes, containers, may_lose, critical, renewals }))
     }
 
     /// Helpers placed from now on have an account of their own.
@@ -202,6 +205,7 @@ impl Helpers {
             },
             drill: inner.drill.clone(),
             token: inner.token.clone(),
+            runner: inner.runner.clone(),
             place: inner.plan.place.firedrill.clone(),
             ttl: inner.ttl,
             deadline: inner.plan.limits.duration.0 + LAST_RESORT,
@@ -219,6 +223,7 @@ impl Helpers {
             container: container.clone(),
             drill: inner.drill.clone(),
             token: inner.token.clone(),
+            runner: inner.runner.clone(),
             image: inner.plan.place.firedrill.image.clone(),
             ttl: inner.ttl,
         })
@@ -313,9 +318,10 @@ impl Helpers {
         let told: Vec<String> = join_all(goodbyes).await.into_iter().flatten().collect();
         // A node that is still lost is given back when its helper hears no more of it, and its kubelet then ends the helper.
         self.end_renewals();
+        let by = inside::By { drill: &inner.drill, runner: &inner.runner, ttl: inner.ttl };
         let mut left = Vec::new();
         for namespace in inside {
-            left.extend(inside::end_all(&inner.cluster, &namespace, &inner.drill, &told, inner.ttl, &inner.clock, limit).await);
+            left.extend(inside::end_all(&inner.cluster, &namespace, &by, &told, &inner.clock, limit).await);
         }
         let selector = format!("{}={},{}=node-helper", labels::DRILL, inner.drill, labels::ROLE);
         let api = inner.cluster.api::<Pod>(namespace);

@@ -9,7 +9,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use super::{LedgerCopy, ProbeCx, ProbeSpec, Seen, collect::Order};
 use crate::{
     agent::{
-        Events, Link, LinkError, LinkEvent,
+        self, Events, Link, LinkError, LinkEvent,
         observe::{Answered, Ask, Told},
         pods::{self, AgentKind, PodSpec},
     },
@@ -71,6 +71,7 @@ impl Observer {
             kind: AgentKind::Observer { avoid_nodes },
             drill: cx.drill.clone(),
             token: format!("{:032x}", rand::random::<u128>()),
+            runner: agent::link::runner(),
             place,
             ttl: TTL,
             deadline: cx.plan.limits.duration.0 + SPARE,

@@ -61,7 +61,7 @@ async fn five_seconds_at_a_cadence_of_two_do_not_decide_a_target_of_five() -> Re
 async fn observer(clock: &Clock, offset_us: i64) -> Result<Observer> {
     let args = ["agent", "observe", "--stdio", "--drill", "d", "--token", "t", "--clock-offset-us", &offset_us.to_string()];
     let transport = Transport::Child { program: env!("CARGO_BIN_EXE_firedrill").into(), args: args.map(str::to_owned).to_vec() };
-    let spec = LinkSpec { drill: "d".to_owned(), token: "t".to_owned(), ttl: Duration::from_secs(60), transport };
+    let spec = LinkSpec { drill: "d".to_owned(), token: "t".to_owned(), runner: "r".to_owned(), ttl: Duration::from_secs(60), transport };
     let (link, events) = Link::attach(spec, clock.clone(), Duration::from_secs(20)).await?;
     Ok(Observer { link, events, pod: None })
 }

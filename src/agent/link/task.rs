@@ -111,6 +111,7 @@ impl Task {
             version: VERSION,
             drill: self.spec.drill.clone(),
             token: self.spec.token.clone(),
+            runner: self.spec.runner.clone(),
             session: self.session.clone(),
             ttl_ms: millis(self.spec.ttl),
         });
