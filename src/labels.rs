@@ -19,6 +19,10 @@ pub const MANAGER: &str = "firedrill";
 pub const FAULT: &str = "firedrill.dev/fault";
 /// A key in the selector of a Service that a fault has pointed at nothing: the drill's name. No pod has it.
 pub const DETACHED: &str = "firedrill.dev/detached";
+/// Annotation of a volume that was set aside: the uid of the claim that stands in for the one it belonged to, or [`RETURNING`].
+pub const STAND_IN: &str = "firedrill.dev/stand-in";
+/// Value of [`STAND_IN`]: the volume is being given back to its claim.
+pub const RETURNING: &str = "returning";
 /// On the Lease that keeps a node lost: which loss it is of.
 pub const LOSS: &str = "firedrill.dev/loss";
 /// On it: the node is asked for back.

@@ -197,8 +197,8 @@ async fn faults_keep_their_contract() {
         table.add(name, "inject twice", on!(cases::inject_twice, w, kind));
         table.add(name, "revert twice", on!(cases::revert_twice, w, kind));
         table.add(name, "revert without inject", on!(cases::revert_without_inject, w, kind));
-        // A Secret that is hidden goes with its namespace only, and that is all cases' here.
-        if kind != Kind::Hide {
+        // A Secret that is hidden, or a claim, goes with its namespace only, and that is all cases' here.
+        if !kind.goes_with_its_namespace() {
             table.add(name, "target gone", on!(cases::target_gone, w, kind));
         }
         table.add(name, "revert on another machine", on!(cases::another_machine, w, kind, &elsewhere));

@@ -121,6 +121,8 @@ contracts! {
     bad_image_of_a_deployment_keeps_its_contract: Kind::ImageDeployment,
     bad_image_of_a_stateful_set_keeps_its_contract: Kind::ImageStatefulSet,
     hide_secret_keeps_its_contract: Kind::Hide,
+    lose_volume_of_a_deployment_keeps_its_contract: Kind::LoseOfDeployment,
+    lose_volume_of_a_stateful_set_keeps_its_contract: Kind::LoseOfStatefulSet,
     manifest_keeps_its_contract: Kind::Manifest,
 }
 

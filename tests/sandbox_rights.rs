@@ -20,7 +20,7 @@ use firedrill::{
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
-    core::v1::{Node, Pod, Secret, Service},
+    core::v1::{Node, PersistentVolumeClaim, Pod, Secret, Service},
 };
 use kube::{
     Api,
@@ -50,10 +50,17 @@ async fn shop() -> World {
     web["spec"].as_object_mut().unwrap().remove("serviceName");
     w.create::<Deployment>(web).await;
     w.create::<StatefulSet>(workload("db", 2)).await;
+    let spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "standard", "resources": {"requests": {"storage": "16Mi"}}});
+    let mut store = workload("store", 1);
+    store["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": spec}]);
+    // Where no node is drained.
+    store["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "n0"});
+    w.create::<StatefulSet>(store).await;
     w.create::<Service>(json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}})).await;
     w.create::<Secret>(json!({"metadata": {"name": "password"}, "stringData": {"password": things::PASSWORD}})).await;
     things::ready_pods(&w, "web", 3).await;
     things::ready_pods(&w, "db", 2).await;
+    things::ready_pods(&w, "store", 1).await;
     until("the Service has its endpoints", || async { things::endpoints(&w, "web").await == 3 }).await;
     w
 }
@@ -68,8 +75,9 @@ async fn drill(w: &World, hold: &str) -> std::sync::Arc<Drill> {
             "targets": {
                 "drained": {"nodes": "node=n2"}, "cordoned": {"nodes": "node=n1"}, "web": {"namespace": "shop", "service": "web"},
                 "db": {"namespace": "shop", "statefulSet": "db"}, "password": {"namespace": "shop", "secret": "password"},
+                "store": {"namespace": "shop", "pvc": "data-store-0"},
             },
-            "limits": {"pods": 9, "nodes": 2, "objects": 9, "duration": "30m"},
+            "limits": {"pods": 9, "nodes": 2, "objects": 9, "volumes": 1, "duration": "30m"},
             "probes": {"open": {"object": {"apiVersion": "v1", "kind": "Service", "namespace": "shop", "name": "web", "cel": "object.metadata.name == 'web'"}}},
             "steadyState": {"good": ["open"], "for": "1s", "timeout": "30s"},
             "steps": [
@@ -79,6 +87,7 @@ async fn drill(w: &World, hold: &str) -> std::sync::Arc<Drill> {
                 fault("d", json!({"badImage": {"target": "db"}})),
                 fault("e", json!({"hideSecret": {"target": "password"}})),
                 fault("f", json!({"manifest": {"file": "policy.yaml", "effective": "object.spec.policyTypes[0] == 'Ingress'", "values": {"app": "web"}}})),
+                fault("g", json!({"loseVolume": {"target": "store"}})),
                 {"hold": hold},
             ],
             "objectives": [{"check": {"probe": "open", "state": "good"}}],
@@ -142,6 +151,11 @@ async fn broken(w: &World) -> bool {
         && w.cluster.get_opt::<Secret>("shop", "password").await.unwrap().is_none()
         && w.cluster.get_opt::<StatefulSet>("shop", "db").await.unwrap().unwrap().status.unwrap().ready_replicas != Some(2)
         && w.cluster.get_opt::<k8s_openapi::api::networking::v1::NetworkPolicy>("shop", "nobody").await.unwrap().is_some()
+        && w.cluster
+            .get_opt::<PersistentVolumeClaim>("shop", "data-store-0")
+            .await
+            .unwrap()
+            .is_some_and(|claim| claim.metadata.labels.is_some_and(|labels| labels.contains_key(firedrill::labels::FAULT)))
 }
 
 /// Nobody has asked for what it may not.
@@ -220,7 +234,7 @@ async fn lost_runner() {
     let by = "system:serviceaccount:firedrill:watchdog";
     let audit = w.sandbox.as_ref().unwrap().audit();
     let written = |resource: &str| audit.iter().any(|e| e.user == by && e.is_write() && e.resource == resource);
-    for resource in ["nodes", "services", "statefulsets", "secrets", "networkpolicies"] {
+    for resource in ["nodes", "services", "statefulsets", "secrets", "networkpolicies", "persistentvolumes", "persistentvolumeclaims"] {
         assert!(written(resource), "the watchdog has not written {resource}");
     }
     w.end().await;

@@ -249,7 +249,7 @@ async fn left_to_the_runbook(mut c: Case) -> Result<String, String> {
     )?;
     ensure(c.lost().await == 50, "something was written")?;
     c.ask(BACK).await;
-    fault::let_go(&c.cx, &undo).await.map_err(|e| e.to_string())?;
+    fault::let_go(&c.cx, &undo, true).await.map_err(|e| e.to_string())?;
     c.gone(&undo).await?;
     c.is_whole().await?;
     c.w.sandbox.stop().await;

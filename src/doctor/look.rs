@@ -485,7 +485,7 @@ fn faults(environment: &Environment, plan: Option<&Plan>, denied: &[String], blo
             ),
         };
         return vec![
-            of("by the API server".to_owned(), Verdict::Ok, "podKill, scale, cutBackupJob, drainNode, cordonNode, detachService, hideSecret, badImage, manifest, custom, sql: with the permissions of a scenario".to_owned()),
+            of("by the API server".to_owned(), Verdict::Ok, "podKill, scale, cutBackupJob, drainNode, cordonNode, detachService, hideSecret, loseVolume, badImage, manifest, custom, sql: with the permissions of a scenario".to_owned()),
             helper,
             of("within pods".to_owned(), Verdict::Ok, "fillDisk, corruptFile, deleteFiles, signal, and with `shareProcessNamespace: true` freeze and crash: with `placement: pod`, or where there are no node helpers".to_owned()),
         ];

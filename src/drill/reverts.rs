@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{DrillError, executor::Drill};
+use super::{DrillError, DrillState, StepState, executor::Drill};
 use crate::{
     fault,
-    journal::{Event, FaultId, RevertResult},
+    journal::{Event, FaultId, RevertResult, StepOutcome},
+    plan::Plan,
 };
 
 /// How long a revert is tried again when it fails.
@@ -66,14 +67,28 @@ impl Drill {
     /// Leaves a fault as it is, by its undo policy.
     pub(super) async fn leave(&self, id: FaultId) -> Result<(), DrillError> {
         let detail = "left as it is, by its undo policy".to_owned();
-        let undo = self.state().faults.get(&id).map(|fault| fault.undo.clone());
+        let state = self.state();
+        let fault = state.faults.get(&id);
+        let undo = fault.map(|fault| fault.undo.clone());
+        let restored = fault.is_some_and(|fault| is_restored(&self.plan, &state, &fault.step));
+        drop(state);
         self.record(Event::Reverted { fault: id, result: RevertResult::NotOurs, detail, end: self.clock.now() }).await?;
         // After that record: nobody watches any more whether the fault holds.
         if let Some(undo) = undo
-            && let Err(error) = fault::let_go(&self.faults, &undo).await
+            && let Err(error) = fault::let_go(&self.faults, &undo, restored).await
         {
             self.record(Event::Note { text: error.to_string() }).await?;
         }
         Ok(())
     }
+}
+
+/// Whether a runbook that restores what the fault of this step has broken has succeeded.
+fn is_restored(plan: &Plan, state: &DrillState, path: &str) -> bool {
+    let Some(broken) = plan.step(path) else { return false };
+    let name = broken.spec.inject.as_ref().and_then(fault::target_of).or(broken.spec.name.as_deref());
+    plan.leaf_steps().iter().any(|step| {
+        let restores = step.spec.runbook.as_ref().is_some_and(|runbook| runbook.restores.iter().any(|r| Some(r.as_str()) == name));
+        restores && matches!(state.steps.get(&step.path), Some(StepState::Ended { outcome: StepOutcome::Succeeded, .. }))
+    })
 }

@@ -21,6 +21,7 @@ fn step(path: &str, spec: Step) -> PlannedStep {
         fault,
         undo,
         evicts: Vec::new(),
+        volume: None,
         manifest: None,
         touches: vec![],
         runbook_text: None,

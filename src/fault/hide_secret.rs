@@ -335,7 +335,7 @@ pub(super) async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, S
 }
 
 /// Whether there is a namespace to make something in.
-async fn is_alive(cx: &FaultCx, namespace: &str) -> Result<bool, FaultError> {
+pub(super) async fn is_alive(cx: &FaultCx, namespace: &str) -> Result<bool, FaultError> {
     let there = cx.cluster.get_cluster_opt::<Namespace>(namespace).await?;
     Ok(there.is_some_and(|n| n.metadata.deletion_timestamp.is_none()))
 }

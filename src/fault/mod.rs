@@ -16,6 +16,7 @@ mod helpers;
 mod hide_secret;
 mod home;
 mod lose_node;
+mod lose_volume;
 mod manifest;
 mod node_disk;
 mod on_nodes;
@@ -204,6 +205,8 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
         apart(|| bad_image::prepare(cx, &containers, targets)).await
     } else if spec.hide_secret.is_some() {
         apart(|| hide_secret::prepare(cx, targets)).await
+    } else if let Some(lose) = &spec.lose_volume {
+        apart(|| lose_volume::prepare(cx, lose, targets)).await
     } else if spec.manifest.is_some() {
         apart(|| manifest::prepare(cx, spec)).await
     } else if spec.lose_node.is_some() || spec.lose_zone.is_some() {
@@ -244,6 +247,7 @@ pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), Faul
         | Undo::Service { .. }
         | Undo::Image { .. }
         | Undo::Secret { .. }
+        | Undo::Claim(_)
         | Undo::Custom { .. }
         | Undo::Sql { .. }
         | Undo::Manifest { .. } => Ok(()),
@@ -264,6 +268,7 @@ pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stam
         Undo::Service { .. } => apart(|| detach_service::inject(cx, undo)).await,
         Undo::Image { .. } => apart(|| bad_image::inject(cx, undo)).await,
         Undo::Secret { .. } => apart(|| hide_secret::inject(cx, undo)).await,
+        Undo::Claim(lost) => apart(|| lose_volume::inject(cx, lost)).await,
         Undo::Manifest { .. } => apart(|| manifest::inject(cx, spec, undo)).await,
         Undo::Custom { .. } => {
             let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
@@ -314,6 +319,7 @@ pub async fn effective(cx: &FaultCx, spec: &FaultSpec, undo: &Undo, limit: Durat
         Undo::Service { .. } => apart(|| detach_service::effective(cx, undo, limit)).await,
         Undo::Image { .. } => apart(|| bad_image::effective(cx, undo, limit)).await,
         Undo::Secret { .. } => apart(|| hide_secret::effective(cx, undo, limit)).await,
+        Undo::Claim(lost) => apart(|| lose_volume::effective(cx, lost, limit)).await,
         Undo::Manifest { .. } => apart(|| manifest::effective(cx, spec, undo, limit)).await,
         Undo::Custom { .. } => {
             let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
@@ -343,6 +349,7 @@ pub async fn holds(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<Option
         Undo::Service { .. } => apart(|| detach_service::holds(cx, undo)).await,
         Undo::Image { .. } => apart(|| bad_image::holds(cx, undo)).await,
         Undo::Secret { .. } => apart(|| hide_secret::holds(cx, undo)).await,
+        Undo::Claim(lost) => apart(|| lose_volume::holds(cx, lost)).await,
         Undo::Manifest { .. } => apart(|| manifest::holds(cx, spec, undo)).await,
         Undo::Custom { .. } => {
             let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
@@ -372,6 +379,7 @@ pub async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String),
         Undo::Service { .. } => apart(|| detach_service::revert(cx, undo)).await,
         Undo::Image { .. } => apart(|| bad_image::revert(cx, undo)).await,
         Undo::Secret { .. } => apart(|| hide_secret::revert(cx, undo)).await,
+        Undo::Claim(lost) => apart(|| lose_volume::revert(cx, lost)).await,
         Undo::Manifest { .. } => apart(|| manifest::revert(cx, undo)).await,
         Undo::Custom { .. } => apart(|| custom::revert(cx, undo)).await,
         Undo::Sql { .. } => apart(|| sql::revert(cx, undo)).await,
@@ -398,6 +406,7 @@ pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, 
         Undo::Service { .. } => apart(|| detach_service::gone(cx, undo, limit)).await,
         Undo::Image { .. } => apart(|| bad_image::gone(cx, undo, limit)).await,
         Undo::Secret { .. } => apart(|| hide_secret::gone(cx, undo, limit)).await,
+        Undo::Claim(lost) => apart(|| lose_volume::gone(cx, lost, limit)).await,
         Undo::Manifest { .. } => apart(|| manifest::gone(cx, undo, limit)).await,
         Undo::Custom { .. } => apart(|| custom::gone(cx, undo, limit)).await,
         Undo::Sql { .. } => apart(|| sql::gone(cx, undo, limit)).await,
@@ -410,13 +419,15 @@ pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, 
     }
 }
 
-/// Drops what was kept for a revert that will not come, by the fault's undo policy: what it has changed stays.
+/// Drops what was kept for a revert that will not come, by the fault's undo policy: what it has changed stays. `restored` says that
+/// a runbook has restored the target, by its own word.
 ///
 /// # Errors
-/// It could not be dropped, and says where it is.
-pub async fn let_go(cx: &FaultCx, undo: &Undo) -> Result<(), FaultError> {
+/// It could not be dropped, or must not be, and says where it is.
+pub async fn let_go(cx: &FaultCx, undo: &Undo, restored: bool) -> Result<(), FaultError> {
     match undo {
         Undo::Sql { .. } => apart(|| sql::let_go(cx, undo)).await,
+        Undo::Claim(lost) => apart(|| lose_volume::let_go(cx, lost, restored)).await,
         _ => Ok(()),
     }
 }

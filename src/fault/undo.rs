@@ -1,5 +1,8 @@
 //! What a revert needs, as data.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::PersistentVolumeClaimSpec, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -103,6 +106,8 @@ pub enum Undo {
         /// The copy's name.
         copy: String,
     },
+    /// Give a claim back the volume that was set aside.
+    Claim(Box<LostClaim>),
     /// Delete an object that was made.
     Manifest {
         /// `apiVersion`.
@@ -189,6 +194,40 @@ pub enum Undo {
         /// The mark: the number of a large object.
         oid: u32,
     },
+}
+
+/// A claim as it was, and the volume that it loses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LostClaim {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// uid before it was deleted.
+    pub uid: String,
+    /// Whether the volume is kept; else it goes by its reclaim policy.
+    pub set_aside: bool,
+    /// The PersistentVolume.
+    pub volume: String,
+    /// Its uid.
+    pub volume_uid: String,
+    /// Its reclaim policy before.
+    pub policy: String,
+    /// The claim's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The claim's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// The claim's owners.
+    pub owners: Vec<OwnerReference>,
+    /// The claim's spec, with the volume's name.
+    pub spec: PersistentVolumeClaimSpec,
+    /// The pods that used it, each only as long as it has this uid.
+    pub pods: Vec<PodRef>,
+    /// Their controllers.
+    pub users: Vec<OwnerState>,
+    /// The longest grace period of these pods, in seconds.
+    pub grace_secs: u64,
 }
 
 /// A pod and the containers of it in which commands run.

@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 
 use super::{
+    claims,
     guard::{self, FaultOn, Findings, Touched},
     seen::{OnNode, Snapshot},
     types::{ResolvedObject, ResolvedTarget},
 };
 use crate::scenario::types::{EnvironmentSpec, FaultSpec, UndoPolicy};
 
-/// The pods that a drain evicts, by name; of other faults none.
+/// The pods that a drain evicts, or that go with a volume, by name; of other faults none.
 pub(super) fn evicted(spec: &FaultSpec, target: &ResolvedTarget, snapshot: &Snapshot) -> Vec<ResolvedObject> {
     if spec.drain_node.is_none() {
-        return Vec::new();
+        return claims::users(spec, target, snapshot);
     }
     let mut pods: Vec<ResolvedObject> = on(spec, target, snapshot).filter_map(|(_, on)| resolved(on)).collect();
     pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));

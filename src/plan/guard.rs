@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::core::SelectorExt as _;
 
 use super::{
-    drain, kinds, placed, resolve,
+    claims, drain, kinds, placed, resolve,
     rollout::which,
     seen::{NamedKind, ObjectSeen, PodSeen, Snapshot},
     types::{BlastRadius, ResolvedObject, ResolvedTarget},
@@ -157,6 +157,7 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
         }
     }
     drain::check(place, fault, snapshot, touched, &mut found);
+    claims::check(fault, snapshot, touched, &mut found);
     if view.asks_budgets() {
         budgets(limits.budgets, step, spec, target, snapshot, &mut found);
     }
@@ -273,8 +274,9 @@ fn budgets_of<'a>(namespace: &'a str, pod: &PodSeen, snapshot: &'a Snapshot) -> 
 }
 
 fn budgets(policy: BudgetPolicy, step: &str, spec: &FaultSpec, target: &ResolvedTarget, snapshot: &Snapshot, found: &mut Findings) {
+    let with_volume = claims::users(spec, target, snapshot);
     let mut broken: BTreeMap<Asked<'_>, u32> = BTreeMap::new();
-    for object in target.chosen() {
+    for object in target.chosen().chain(&with_volume) {
         if let Some(pod) = snapshot.pod(&object.namespace, &object.name).filter(|_| object.kind == "Pod") {
             for budget in budgets_of(&object.namespace, pod, snapshot) {
                 *broken.entry(budget).or_default() += 1;

@@ -40,7 +40,7 @@ pub struct FaultView<'a> {
 impl FaultView<'_> {
     /// Whether it takes pods away, so that their budgets have a say.
     pub fn asks_budgets(&self) -> bool {
-        self.breaks == Breaks::Pods || self.kind == "scale"
+        self.breaks == Breaks::Pods || matches!(self.kind, "scale" | "loseVolume")
     }
 
     /// Whether its helper may be within the target's pod.
@@ -132,7 +132,7 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
         return t(&f.target, Breaks::Objects, WORKLOAD, false, true);
     }
     if let Some(f) = lose_volume {
-        return t(&f.target, Breaks::Volumes, CLAIM, false, false);
+        return t(&f.target, Breaks::Volumes, CLAIM, false, true);
     }
     if let Some(f) = fill_disk {
         return t(&f.target, Breaks::Volumes, ON_VOLUMES, true, true);
@@ -418,6 +418,7 @@ mod tests {
                 "detachService",
                 "badImage",
                 "hideSecret",
+                "loseVolume",
                 "manifest",
                 "signal",
                 "fillDisk",

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use indexmap::IndexMap;
 
 use super::{
-    drain, expected,
+    claims, drain, expected,
     guard::{self, FaultOn, Findings, Touched, called},
     kinds, manifest, rbac, resolve,
     seen::{NamedKind, Snapshot},
@@ -294,6 +294,7 @@ impl Maker<'_> {
                 fault: None,
                 undo: None,
                 evicts: Vec::new(),
+                volume: None,
                 manifest: None,
                 touches: Vec::new(),
                 runbook_text: None,
@@ -344,6 +345,16 @@ impl Maker<'_> {
         self.found.refusals.extend(found.refusals);
         self.found.warnings.extend(found.warnings);
         step.evicts = drain::evicted(spec, target, self.inputs.snapshot);
+        if let Some(lose) = &spec.lose_volume {
+            step.volume = claims::volume(target, self.inputs.snapshot);
+            step.touches.extend(step.volume.iter().map(|volume| crate::cluster::named("PersistentVolume", "", volume)));
+            if !lose.set_aside {
+                self.warn(format!(
+                    "step `{}`: `{}` sets nothing aside, what is on the volume is lost: irreversible",
+                    step.title, view.kind
+                ));
+            }
+        }
         for object in target.chosen().chain(&step.evicts) {
             step.touches.push(called(object));
             if object.kind == "Node" {

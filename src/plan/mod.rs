@@ -6,6 +6,7 @@
 //! **Architecture invariant:** planning is pure ([`make`] is a function of its [`Inputs`]); only [`snapshot`] (with [`plan_on`]) and what
 //! calls it ([`recheck`], [`resolve::fresh`]), and [`others::look`] do I/O, and they only read; [`may`] asks what is allowed.
 
+mod claims;
 mod drain;
 mod drift;
 mod expected;
@@ -26,6 +27,7 @@ pub mod snapshot;
 mod types;
 pub mod wants;
 
+pub use claims::unfit as unfit_claim;
 pub use drift::{digest, drift};
 pub(crate) use guard::DATABASE;
 pub use guard::Touched;

@@ -66,6 +66,9 @@ pub async fn recheck(cluster: &Cluster, plan: &Plan, step_path: &str, touched: &
     if drain::takes_pods(spec) {
         wants.drained.push(planned.spec.clone());
     }
+    if spec.lose_volume.is_some() {
+        wants.all_pods(&planned.spec);
+    }
     let snapshot = snapshot::read(cluster, &wants, Fresh::Seen).await.map_err(|error| refused(error.to_string()))?;
     let target = resolve::resolve(name, &planned.spec, &snapshot, plan.seed).map_err(refused)?;
     let on = FaultOn { step: &step.title, spec, target_name: name, target: &target };

@@ -268,6 +268,19 @@ fn fault_details(fault: &FaultSpec) -> Vec<String> {
             .to_owned(),
         );
     }
+    if let Some(lose) = &fault.lose_volume {
+        lines.push(
+            "its pods end, and it is made anew, empty; the new volume goes by its own reclaim policy when the fault is undone".to_owned(),
+        );
+        lines.push(
+            if lose.set_aside {
+                "the volume it has is set aside, and kept until it is given back or its restore is verified"
+            } else {
+                "the volume it has is not set aside: what is on it goes by its reclaim policy"
+            }
+            .to_owned(),
+        );
+    }
     if let Some(sql) = &fault.sql {
         // The plan is what is approved: all that it runs, and as whom.
         lines.push(format!("statement: {}", words(std::slice::from_ref(&sql.statement))));

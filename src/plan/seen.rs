@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 };
 use kube::{ResourceExt as _, core::Selector};
 
-use super::others::Others;
+use super::{claims, others::Others};
 use crate::{agent::inside, labels};
 
 /// The cluster as planning sees it. What was not asked for is absent.
@@ -83,6 +83,8 @@ pub struct PodSeen {
     pub shares_processes: bool,
     /// Whether each of its containers says which user it is, and that this is not 0.
     pub says_user: bool,
+    /// The claims it uses.
+    pub claims: Vec<String>,
 }
 
 /// A pod on a node that a drain would evict.
@@ -182,6 +184,8 @@ pub struct ObjectSeen {
     pub containers: Vec<String>,
     /// Deployment, StatefulSet: how many of its pods a rollout that never gets ready takes away.
     pub takes: u32,
+    /// PersistentVolumeClaim: its volume; empty without one.
+    pub volume: String,
     /// Why the one fault that is meant for such an object can do nothing with this one, if so.
     pub unfit: Option<String>,
 }
@@ -246,6 +250,7 @@ impl PodSeen {
             ending: finished || pod.metadata.deletion_timestamp.is_some(),
             shares_processes: inside::shares_processes(pod),
             says_user: inside::says_users(pod),
+            claims: claims::used(pod),
         })
     }
 }

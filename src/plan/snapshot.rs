@@ -23,6 +23,7 @@ use kube::{
 
 pub use super::seen::*;
 use super::{
+    claims,
     make::{Inputs, Refused, make},
     manifest, others, resolve,
     rollout::{self, Rolls},
@@ -280,7 +281,10 @@ async fn object(cluster: &Cluster, key: &ObjectKey) -> Result<Option<ObjectSeen>
             .await?
             .map(|c| ObjectSeen { suspended: c.spec.as_ref().is_some_and(|s| s.suspend == Some(true)), ..plain(c.uid()) }),
         NamedKind::Job => cluster.get_opt::<Job>(namespace, name).await?.map(|j| plain(j.uid())),
-        NamedKind::PersistentVolumeClaim => cluster.get_opt::<PersistentVolumeClaim>(namespace, name).await?.map(|c| plain(c.uid())),
+        NamedKind::PersistentVolumeClaim => cluster.get_opt::<PersistentVolumeClaim>(namespace, name).await?.map(|c| {
+            let volume = c.spec.as_ref().and_then(|s| s.volume_name.clone()).unwrap_or_default();
+            ObjectSeen { volume, unfit: claims::unfit(&c), ..plain(c.uid()) }
+        }),
         NamedKind::Service => cluster.get_opt::<Service>(namespace, name).await?.map(|s| {
             let unfit = not_detachable(&s).map(str::to_owned);
             ObjectSeen { unfit, ..plain(s.uid()) }

@@ -208,9 +208,12 @@ pub struct PlannedStep {
     pub undo: Option<UndoPolicy>,
     /// For `inject`: what will be touched, `Pod shop/orders-0`.
     pub touches: Vec<String>,
-    /// For a drain: the pods that it evicts.
+    /// For a drain: the pods that it evicts; for a lost volume: those that use it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evicts: Vec<ResolvedObject>,
+    /// For a lost volume: the PersistentVolume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
     /// For a manifest: the object that it makes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<PlannedManifest>,

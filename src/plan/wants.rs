@@ -91,6 +91,9 @@ impl Wants {
                 if step.inject.as_ref().is_some_and(super::drain::takes_pods) {
                     wants.drained.push(target.clone());
                 }
+                if step.inject.as_ref().is_some_and(|fault| fault.lose_volume.is_some()) {
+                    wants.all_pods(target);
+                }
             }
             if let Some(database) = step.inject.as_ref().and_then(kinds::fault_database) {
                 wants.object(NamedKind::Secret, &database.secret.namespace, &database.secret.name);
@@ -124,6 +127,11 @@ impl Wants {
             wants.budgets.extend(target.namespace.clone());
         }
         wants
+    }
+
+    /// All pods of a target's namespace.
+    pub(super) fn all_pods(&mut self, target: &Target) {
+        self.pods.extend(target.namespace.clone().map(|namespace| (namespace, PodWants::All)));
     }
 
     fn object(&mut self, kind: NamedKind, namespace: &str, name: &str) {

@@ -73,6 +73,7 @@ async fn follow_masked(
         fault: None,
         undo: None,
         evicts: Vec::new(),
+        volume: None,
         manifest: None,
         touches: Vec::new(),
         runbook_text: Some(text.to_owned()),

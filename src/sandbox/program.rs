@@ -113,9 +113,10 @@ impl Hosting {
         stored.map(|claim| claim.value.clone())
     }
 
-    /// What a pod's volume is kept under: it is the claim's if it is of a claim, else the pod's.
+    /// What a pod's volume is kept under: the PersistentVolume's name if it is of a claim, else the pod's.
     pub(in crate::sandbox) fn volume_key(&self, pod: &Value, volume: &str) -> String {
         match self.claim_of(pod, volume) {
+            Some(claim) if !text(&claim, "/spec/volumeName").is_empty() => format!("volume {}", text(&claim, "/spec/volumeName")),
             Some(claim) => format!("claim {}", text(&claim, "/metadata/uid")),
             None => format!("pod {} {volume}", text(pod, "/metadata/uid")),
         }

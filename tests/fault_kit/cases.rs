@@ -117,6 +117,7 @@ pub async fn another_drill(c: &Case<'_>) -> Outcome {
         spec: c.spec.clone(),
         objects: c.objects.clone(),
         name: c.name.clone(),
+        volume: c.volume.clone(),
         ..*c
     };
     let error = fault::prepare(&other.cx, &other.spec, &other.objects).await.err().ok_or("two drills may break one thing")?;

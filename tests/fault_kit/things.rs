@@ -16,7 +16,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet},
         batch::v1::{CronJob, Job},
-        core::v1::{ConfigMap, Namespace, Node, PersistentVolumeClaim, Pod, Secret, Service},
+        core::v1::{ConfigMap, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service},
         discovery::v1::EndpointSlice,
         networking::v1::NetworkPolicy,
     },
@@ -45,11 +45,13 @@ pub enum Kind {
     ImageDeployment,
     ImageStatefulSet,
     Hide,
+    LoseOfDeployment,
+    LoseOfStatefulSet,
     Manifest,
 }
 
 /// All of them.
-pub const KINDS: [(Kind, &str); 13] = [
+pub const KINDS: [(Kind, &str); 15] = [
     (Kind::PodKill, "podKill"),
     (Kind::ScaleDeployment, "scale Deployment"),
     (Kind::ScaleStatefulSet, "scale StatefulSet"),
@@ -62,6 +64,8 @@ pub const KINDS: [(Kind, &str); 13] = [
     (Kind::ImageDeployment, "badImage Deployment"),
     (Kind::ImageStatefulSet, "badImage StatefulSet"),
     (Kind::Hide, "hideSecret"),
+    (Kind::LoseOfDeployment, "loseVolume Deployment"),
+    (Kind::LoseOfStatefulSet, "loseVolume StatefulSet"),
     (Kind::Manifest, "manifest"),
 ];
 
@@ -69,6 +73,16 @@ impl Kind {
     /// Whether there is a value that others can change, and that a revert sets back.
     pub const fn has_value(self) -> bool {
         !matches!(self, Self::PodKill | Self::KillRunning)
+    }
+
+    /// Whether it loses a volume.
+    pub const fn loses(self) -> bool {
+        matches!(self, Self::LoseOfDeployment | Self::LoseOfStatefulSet)
+    }
+
+    /// Whether what it has taken away is gone for good only with its namespace.
+    pub const fn goes_with_its_namespace(self) -> bool {
+        matches!(self, Self::Hide | Self::LoseOfDeployment | Self::LoseOfStatefulSet)
     }
 
     /// The kind of the thing that is changed, and whether it has a namespace.
@@ -80,6 +94,7 @@ impl Kind {
             Self::Cordon | Self::Drain => (ApiResource::erase::<Node>(&()), false),
             Self::Detach => (ApiResource::erase::<Service>(&()), true),
             Self::Hide => (ApiResource::erase::<Secret>(&()), true),
+            Self::LoseOfDeployment | Self::LoseOfStatefulSet => (ApiResource::erase::<PersistentVolumeClaim>(&()), true),
             Self::Manifest => (ApiResource::erase::<NetworkPolicy>(&()), true),
         }
     }
@@ -93,6 +108,8 @@ pub struct Case<'a> {
     pub spec: FaultSpec,
     pub objects: Vec<ResolvedObject>,
     pub name: String,
+    /// The volume that is lost.
+    pub volume: String,
 }
 
 fn template(w: &World, labels: &Value) -> Value {
@@ -126,7 +143,7 @@ impl<'a> Case<'a> {
             ]);
         }
         let cron = json!({"metadata": {"name": name}, "spec": {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": pod}}}});
-        let mut thing = name.clone();
+        let (mut thing, mut volume) = (name.clone(), String::new());
         let (spec, objects) = match kind {
             Kind::PodKill => {
                 w.create::<Deployment>(workload).await;
@@ -204,6 +221,33 @@ impl<'a> Case<'a> {
                 let made = w.create::<Secret>(secret).await;
                 (json!({"hideSecret": {"target": "t"}}), vec![resolved("Secret", &made)])
             }
+            Kind::LoseOfDeployment | Kind::LoseOfStatefulSet => {
+                let class = storage(w, &name).await;
+                let spec =
+                    json!({"accessModes": ["ReadWriteOnce"], "storageClassName": class, "resources": {"requests": {"storage": "16Mi"}}});
+                let mounts = json!([{"name": "data", "mountPath": "/data"}]);
+                if kind == Kind::LoseOfDeployment {
+                    let metadata = json!({"name": name, "labels": {"a": "b"}, "annotations": {"c": "d"}});
+                    w.create::<PersistentVolumeClaim>(json!({"metadata": metadata, "spec": spec})).await;
+                    let mut workload = workload;
+                    workload["spec"]["replicas"] = json!(1);
+                    let pod = &mut workload["spec"]["template"]["spec"];
+                    pod["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": name}}]);
+                    pod["containers"][0]["volumeMounts"] = mounts;
+                    w.create::<Deployment>(workload).await;
+                    ready_pods(w, &name, 1).await;
+                } else {
+                    set["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": spec}]);
+                    set["spec"]["replicas"] = json!(2);
+                    set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = mounts;
+                    w.create::<StatefulSet>(set).await;
+                    ready_pods(w, &name, 2).await;
+                    thing = format!("data-{name}-0");
+                }
+                let made = bound_claim(w, &thing).await;
+                volume = made.spec.as_ref().and_then(|s| s.volume_name.clone()).unwrap();
+                (json!({"loseVolume": {"target": "t"}}), vec![resolved("PersistentVolumeClaim", &made)])
+            }
             Kind::Manifest => {
                 let effective = "object.spec.policyTypes.exists(t, t == 'Ingress')";
                 (json!({"manifest": {"file": "x.yaml", "effective": effective}}), Vec::new())
@@ -217,7 +261,7 @@ impl<'a> Case<'a> {
                     "kind": "NetworkPolicy", "namespace": w.ns, "name": name, "object": policy(&name)}});
             cx.plan = Arc::new(Plan { steps: vec![from(step)], ..(*cx.plan).clone() });
         }
-        Self { w, cx, kind, spec: fault_kit::spec(spec), objects, name: thing }
+        Self { w, cx, kind, spec: fault_kit::spec(spec), objects, name: thing, volume }
     }
 
     /// The same as another runner of the same drill has it, on another machine.
@@ -226,7 +270,13 @@ impl<'a> Case<'a> {
     }
 
     pub async fn bite(&self) -> Result<Undo, String> {
-        bite(&self.cx, &self.spec, &self.objects).await
+        let undo = bite(&self.cx, &self.spec, &self.objects).await?;
+        if self.kind.loses() {
+            // Pods run on what stands in by then, which has data of its own: a revert has to take that away again.
+            let set = self.name.strip_prefix("data-").and_then(|name| name.strip_suffix("-0"));
+            ready_pods(self.w, set.unwrap_or(&self.name), if set.is_some() { 2 } else { 1 }).await;
+        }
+        Ok(undo)
     }
 
     pub async fn revert(&self, undo: &Undo) -> Result<(RevertResult, String), String> {
@@ -271,6 +321,8 @@ impl<'a> Case<'a> {
             Kind::Detach => all["spec"]["selector"].clone(),
             Kind::ImageDeployment | Kind::ImageStatefulSet => all["spec"]["template"]["spec"]["containers"].clone(),
             Kind::Hide | Kind::Manifest => bare(all.clone()),
+            // Whether it is there, and has what it had.
+            Kind::LoseOfDeployment | Kind::LoseOfStatefulSet => json!([!all.is_null(), all["spec"]["volumeName"] == json!(self.volume)]),
             _ => all["spec"]["replicas"].clone(),
         };
         (value, !all["metadata"]["labels"][labels::FAULT].is_null())
@@ -301,6 +353,7 @@ impl<'a> Case<'a> {
                 let another = json!({"metadata": {"name": self.name}, "stringData": {"username": "joe", "password": "another"}});
                 self.w.create::<Secret>(another).await;
             }
+            Kind::LoseOfDeployment | Kind::LoseOfStatefulSet => self.bind_again().await,
             Kind::Manifest => {
                 if !self.thing().await.is_null() {
                     self.delete().await;
@@ -309,6 +362,51 @@ impl<'a> Case<'a> {
             }
             _ => self.strategic(json!({"spec": {"replicas": 2}})).await,
         }
+    }
+
+    /// Somebody else gives the claim its old volume again, the volume first.
+    async fn bind_again(&self) {
+        let old = self.thing().await;
+        let free = Patch::Merge(json!({"spec": {"claimRef": {"uid": null, "resourceVersion": null}}}));
+        let volumes: Api<PersistentVolume> = self.w.cluster.cluster_api();
+        volumes.patch(&self.volume, &PatchParams::default(), &free).await.unwrap();
+        let claims: Api<PersistentVolumeClaim> = self.w.cluster.api(&self.w.ns);
+        let mut again = json!({"metadata": {"name": self.name}, "spec": old["spec"]});
+        again["spec"]["volumeName"] = json!(self.volume);
+        claims.delete(&self.name, &DeleteParams::default()).await.unwrap();
+        until("the claim has its volume again", || async {
+            end_users(self.w, &self.name).await;
+            // A StatefulSet may be faster.
+            let _ = claims.create(&PostParams::default(), &from(again.clone())).await;
+            let now = self.thing().await;
+            let uid = &now["metadata"]["uid"];
+            if now.is_null() || *uid == old["metadata"]["uid"] {
+                return false;
+            }
+            // The claim that was there may have got it, just before it went.
+            let of = serde_json::to_value(volumes.get(&self.volume).await.unwrap()).unwrap()["spec"]["claimRef"]["uid"].take();
+            if !of.is_null() && of != *uid {
+                volumes.patch(&self.volume, &PatchParams::default(), &free).await.unwrap();
+            }
+            now["spec"]["volumeName"] == json!(self.volume) && now["status"]["phase"] == "Bound"
+        })
+        .await;
+    }
+
+    /// Somebody else makes the claim anew, without a volume.
+    pub async fn replace_claim(&self) {
+        let old = self.thing().await;
+        let claims: Api<PersistentVolumeClaim> = self.w.cluster.api(&self.w.ns);
+        let mut another = json!({"metadata": {"name": self.name}, "spec": old["spec"]});
+        another["spec"]["volumeName"] = json!(null);
+        claims.delete(&self.name, &DeleteParams::default()).await.unwrap();
+        until("the claim is another", || async {
+            end_users(self.w, &self.name).await;
+            let _ = claims.create(&PostParams::default(), &from(another.clone())).await;
+            let now = self.thing().await;
+            !now.is_null() && now["metadata"]["uid"] != old["metadata"]["uid"]
+        })
+        .await;
     }
 
     /// Somebody else is faster than the inject.
@@ -325,6 +423,7 @@ impl<'a> Case<'a> {
                 self.delete().await;
                 self.meddle().await;
             }
+            Kind::LoseOfDeployment | Kind::LoseOfStatefulSet => self.replace_claim().await,
             _ => self.meddle().await,
         }
     }
@@ -358,6 +457,12 @@ impl<'a> Case<'a> {
                 let made = self.w.create::<Secret>(secret).await;
                 self.objects = vec![resolved("Secret", &made)];
             }
+            Kind::LoseOfDeployment | Kind::LoseOfStatefulSet => {
+                let spec =
+                    json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": {"requests": {"storage": "16Mi"}}});
+                let made = self.w.create::<PersistentVolumeClaim>(json!({"metadata": {"name": unique("unbound")}, "spec": spec})).await;
+                self.objects = vec![resolved("PersistentVolumeClaim", &made)];
+            }
             _ => self.spec = fault_kit::spec(json!({"scale": {"target": "t", "replicas": 3}})),
         }
     }
@@ -369,7 +474,7 @@ impl<'a> Case<'a> {
 
     /// What an inject had sent before its revert, against the version that it had read.
     pub async fn late(&self, version: Value) -> kube::Result<()> {
-        if self.kind == Kind::Hide {
+        if self.kind == Kind::Hide || self.kind.loses() {
             let preconditions = kube::api::Preconditions { uid: None, resource_version: version.as_str().map(str::to_owned) };
             let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
             return self.api().delete(&self.name, &params).await.map(drop);
@@ -387,9 +492,9 @@ impl<'a> Case<'a> {
         self.api().patch(&self.name, &PatchParams::default(), &late).await.map(drop)
     }
 
-    /// Deletes the thing; of a Secret that the fault has deleted already, its namespace.
+    /// Deletes the thing; of a Secret that the fault has deleted already, and of a claim, its namespace.
     pub async fn delete(&self) {
-        if self.kind == Kind::Hide && self.thing().await.is_null() {
+        if self.kind.loses() || self.kind == Kind::Hide && self.thing().await.is_null() {
             let api: Api<Namespace> = self.w.cluster.cluster_api();
             api.delete(&self.w.ns, &DeleteParams::default()).await.unwrap();
             return until("the namespace is gone", || async { api.get_opt(&self.w.ns).await.unwrap().is_none() }).await;
@@ -436,6 +541,50 @@ async fn node(w: &World, name: &str) -> String {
     name.to_owned()
 }
 
+/// The class of a case's claims. Where nobody makes volumes there is one for each claim that it may have, and none for another.
+async fn storage(w: &World, name: &str) -> String {
+    if w.sandbox.is_some() {
+        return "standard".to_owned();
+    }
+    if w.kubelets {
+        return "fixed".to_owned();
+    }
+    for claim in [name.to_owned(), format!("data-{name}-0"), format!("data-{name}-1")] {
+        let volume = json!({
+            "metadata": {"name": format!("{}-{claim}", w.ns), "labels": {"firedrill.dev/case": w.ns}},
+            "spec": {
+                "capacity": {"storage": "16Mi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": name,
+                "persistentVolumeReclaimPolicy": "Delete", "hostPath": {"path": "/nowhere"},
+                "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": w.ns, "name": claim},
+            },
+        });
+        let volume: PersistentVolume = from(volume);
+        w.cluster.cluster_api().create(&PostParams::default(), &volume).await.unwrap();
+    }
+    name.to_owned()
+}
+
+/// A claim once it has its volume.
+pub async fn bound_claim(w: &World, name: &str) -> PersistentVolumeClaim {
+    let bound = |c: &PersistentVolumeClaim| c.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+    let look = || async { w.cluster.get_opt::<PersistentVolumeClaim>(&w.ns, name).await.unwrap().filter(bound) };
+    until("the claim is bound", || async { look().await.is_some() }).await;
+    look().await.unwrap()
+}
+
+/// Deletes the pods that use a claim and are on a node.
+async fn end_users(w: &World, claim: &str) {
+    let pods: Api<Pod> = w.cluster.api(&w.ns);
+    for pod in pods.list(&ListParams::default()).await.unwrap() {
+        let spec = serde_json::to_value(&pod.spec).unwrap();
+        let uses = spec["volumes"].as_array().into_iter().flatten().any(|v| v["persistentVolumeClaim"]["claimName"] == json!(claim));
+        if uses && pod.metadata.deletion_timestamp.is_none() && spec["nodeName"].is_string() {
+            // It may have gone in the meantime.
+            let _ = pods.delete(&pod.name_any(), &DeleteParams::default()).await;
+        }
+    }
+}
+
 /// Removes what a case on an API server has made, whose pods would be looked at all through the cases that follow.
 pub async fn tidy(w: &World) {
     macro_rules! remove {
@@ -444,8 +593,9 @@ pub async fn tidy(w: &World) {
             api.delete_collection(&DeleteParams::background(), &ListParams::default()).await.unwrap();
         )*};
     }
-    remove!(Deployment, StatefulSet, CronJob, Job, NetworkPolicy);
+    remove!(Deployment, StatefulSet, CronJob, Job, NetworkPolicy, PersistentVolumeClaim);
     let mine = ListParams::default().labels(&format!("firedrill.dev/case={}", w.ns));
+    w.cluster.cluster_api::<PersistentVolume>().delete_collection(&DeleteParams::default(), &mine).await.unwrap();
     w.cluster.cluster_api::<Node>().delete_collection(&DeleteParams::default(), &mine).await.unwrap();
 }
 
@@ -557,6 +707,17 @@ pub async fn everything(w: &World) -> std::collections::BTreeMap<String, Value> 
             let name = format!("{} {}/{}", resource.kind, namespace.unwrap_or_default(), object.name_any());
             all.insert(name, bare(serde_json::to_value(object).unwrap()));
         }
+    }
+    // Those that are claimed. What a claim of the fault's own had goes when the provisioner gets round to it.
+    for volume in w.cluster.cluster_api::<PersistentVolume>().list(&ListParams::default()).await.unwrap() {
+        let mut volume = serde_json::to_value(volume).unwrap();
+        let name = format!("PersistentVolume {}", volume["metadata"]["name"].as_str().unwrap_or_default());
+        let claim = volume["spec"]["claimRef"].take();
+        if claim["namespace"] != json!(w.ns) || volume["status"]["phase"] == "Released" {
+            continue;
+        }
+        volume["spec"]["claimRef"] = json!([claim["namespace"], claim["name"]]);
+        all.insert(name, bare(volume));
     }
     all
 }

@@ -118,6 +118,7 @@ async fn clocks_an_hour_apart_measure_a_recovery_right() -> Result {
             touches: Vec::new(),
             evicts: Vec::new(),
             manifest: None,
+            volume: None,
             runbook_text: None,
             children: Vec::new(),
         };

@@ -18,6 +18,10 @@ pub(super) fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, objec
         rules.named(&object.namespace, "", "secrets", &object.name, &["delete"], why);
         rules.all(own, "", "secrets", &["create"], why);
     }
+    if let Some(lose) = &fault.lose_volume {
+        // Whether it was set aside or not.
+        claim_rules(step, object, lose.set_aside, why, rules);
+    }
     if loses_nodes(fault) {
         // What is lost with a node counts against the limits.
         rules.add(None, "", "pods", None, &["list"], why);
@@ -74,6 +78,10 @@ pub(super) fn of_revert(own: &str, step: &PlannedStep, fault: &FaultSpec, object
         rules.named(own, "", "secrets", &labels::hidden_copy(namespace, &object.name), &["delete", "get"], why);
         rules.add(None, "", "namespaces", Some(namespace), &["get"], "whether drills are allowed");
     }
+    if fault.lose_volume.as_ref().is_some_and(|lose| lose.set_aside) {
+        claim_rules(step, object, true, why, rules);
+        rules.add(None, "", "namespaces", Some(namespace), &["get"], "whether drills are allowed");
+    }
     if fault.custom.is_some() {
         rules.all(namespace, "", "pods/exec", EXEC, why);
     }
@@ -81,6 +89,19 @@ pub(super) fn of_revert(own: &str, step: &PlannedStep, fault: &FaultSpec, object
         rules.all(&pod.namespace, "", "pods", &["list"], why);
         owner_rules(&pod.namespace, &pod.owner, why, rules);
     }
+}
+
+/// To take a volume from a claim, or to give it back: either way the claim is deleted and made anew, and its pods go.
+fn claim_rules(step: &PlannedStep, object: &ResolvedObject, set_aside: bool, why: &str, rules: &mut Rules) {
+    let namespace = object.namespace.as_str();
+    let (claim, volume) = if set_aside { (&["delete", "get", "patch"][..], CHANGE) } else { (&["delete", "get"][..], &["get"][..]) };
+    rules.named(namespace, "", "persistentvolumeclaims", &object.name, claim, why);
+    rules.all(namespace, "", "persistentvolumeclaims", &["create"], why);
+    if let Some(name) = &step.volume {
+        rules.add(None, "", "persistentvolumes", Some(name), volume, why);
+    }
+    // Which pods use it by then has no name that could be known now.
+    rules.all(namespace, "", "pods", &["delete", "list"], why);
 }
 
 /// To make an object, look at it, and delete it.

@@ -264,3 +264,79 @@ fn a_fault_on_rows_is_refused_where_it_cannot_be_counted_or_is_not_allowed() {
         refused(&rows(&json!({"service": format!("{namespace}/db")}), &json!({})), &snapshot, &environment(), &[part]);
     }
 }
+
+/// The shop with a backup repository on a claim, which one pod has mounted.
+fn shop_with_claim() -> Snapshot {
+    let mut snapshot = shop();
+    let seen = ObjectSeen { uid: "claim".to_owned(), volume: "pv-7".to_owned(), ..ObjectSeen::default() };
+    snapshot.objects.insert(ObjectKey::new(NamedKind::PersistentVolumeClaim, "shop", "repo"), seen);
+    let mut user = pod("repo-0", "node1", "Deployment/repo", &[("app", "repo")]);
+    user.claims = vec!["repo".to_owned()];
+    let ended = PodSeen { uid: "old".to_owned(), ending: true, ..user.clone() };
+    let pods = snapshot.pods.get_mut("shop").unwrap();
+    pods.insert("repo-abc-0".to_owned(), user);
+    pods.insert("repo-job-0".to_owned(), ended);
+    snapshot
+}
+
+fn loses(change: &Value, limits: &Value) -> Value {
+    let mut fault = json!({"target": "t"});
+    fault.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+    json!({"targets": {"t": {"namespace": "shop", "pvc": "repo"}}, "limits": limits, "probes": {}, "objectives": [],
+        "steps": [{"name": "break", "inject": {"loseVolume": fault, "undo": "none"}}]})
+}
+
+#[test]
+fn a_lost_volume_is_planned_with_the_pods_that_use_it() {
+    let mut guarded = environment();
+    guarded.spec.firedrill.watchdog = serde_json::from_value(json!({"serviceAccount": "dog"})).unwrap();
+    let limits = json!({"volumes": 1, "pods": 1});
+    let plan = plan_of(&loses(&json!({}), &limits), &shop_with_claim(), &guarded, 7).unwrap();
+    assert_eq!(plan.steps[0].touches, ["PersistentVolume pv-7", "PersistentVolumeClaim shop/repo", "Pod shop/repo-abc-0"]);
+    assert_eq!((plan.scope.blast.volumes, plan.scope.blast.pods), (1, 1));
+    let page = render(&plan, 200);
+    assert!(page.contains("the volume it has is set aside") && page.contains("→ PersistentVolume pv-7"), "{page}");
+    let dog = plan.watchdog.unwrap().rbac;
+    for permissions in [&plan.rbac, &dog] {
+        assert_eq!(rules(permissions, None, "persistentvolumes"), ["get,patch [pv-7]"]);
+        assert_eq!(rules(permissions, Some("shop"), "persistentvolumeclaims"), ["create []", "delete,get,patch [repo]"]);
+        assert_eq!(rules(permissions, Some("shop"), "deployments"), ["get [repo]"]);
+        assert!(rules(permissions, Some("shop"), "pods").iter().all(|rule| rule == "delete,list []"), "{permissions:?}");
+    }
+    // Whoever sees the plan sees that nothing will be kept, and nobody may touch the volume.
+    let gone = plan_of(&loses(&json!({"setAside": false}), &limits), &shop_with_claim(), &guarded, 7).unwrap();
+    assert!(gone.warnings.iter().any(|w| w.contains("sets nothing aside") && w.contains("irreversible")), "{:?}", gone.warnings);
+    assert_eq!(rules(&gone.rbac, None, "persistentvolumes"), ["get [pv-7]"]);
+    assert_eq!(rules(&gone.watchdog.unwrap().rbac, None, "persistentvolumes"), Vec::<String>::new());
+}
+
+#[test]
+fn a_volume_that_cannot_be_given_back_is_refused() {
+    let limits = json!({"volumes": 1, "pods": 1});
+    let scenario = loses(&json!({}), &limits);
+    let changed = |change: &dyn Fn(&mut Snapshot)| {
+        let mut snapshot = shop_with_claim();
+        change(&mut snapshot);
+        snapshot
+    };
+    let unbound = changed(&|snapshot| {
+        let claim = snapshot.objects.get_mut(&ObjectKey::new(NamedKind::PersistentVolumeClaim, "shop", "repo")).unwrap();
+        claim.unfit = Some("it is Pending".to_owned());
+    });
+    refused(&scenario, &unbound, &environment(), &["`loseVolume` can do nothing with PersistentVolumeClaim shop/repo: it is Pending"]);
+    let alone = changed(&|snapshot| snapshot.pods.get_mut("shop").unwrap().get_mut("repo-abc-0").unwrap().owner.clear());
+    refused(&scenario, &alone, &environment(), &["pod shop/repo-abc-0 uses the volume and would end, and nothing would bring it back"]);
+    refused(
+        &loses(&json!({}), &json!({"volumes": 1})),
+        &shop_with_claim(),
+        &environment(),
+        &["with it the drill breaks 1 pod, and `limits.pods` is 0"],
+    );
+    let guarded = changed(&|snapshot| {
+        let budget = BudgetSeen { name: "repo".to_owned(), selector: selector::parse("app=repo").ok(), allowed: 0, stale: false };
+        snapshot.budgets.get_mut("shop").unwrap().push(budget);
+    });
+    refused(&scenario, &guarded, &environment(), &["breaks 1 pod of PodDisruptionBudget shop/repo, which allows 0 now"]);
+    let elsewhere = changed(&|snapshot| snapshot.namespaces.get_mut("shop").unwrap().labels.clear());
+    refused(&scenario, &elsewhere, &environment(), &["namespace shop does not allow drills"]);
+}

@@ -147,7 +147,9 @@ fn claims(state: &State, pod: &Value) -> Result<Vec<(String, Option<String>)>, S
         }
         let class = text(&claim.value, "/spec/storageClassName");
         let class = state.peek("storage.k8s.io", "storageclasses", "", class);
-        if class.is_none_or(|class| text(&class.value, "/volumeBindingMode") != "WaitForFirstConsumer") {
+        // One that names its volume is bound without the scheduler.
+        let named = !text(&claim.value, "/spec/volumeName").is_empty();
+        if named || class.is_none_or(|class| text(&class.value, "/volumeBindingMode") != "WaitForFirstConsumer") {
             return Err("pod has unbound immediate PersistentVolumeClaims".to_owned());
         }
         let chosen = annotation(&claim.value, SELECTED);

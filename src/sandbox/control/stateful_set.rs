@@ -11,7 +11,7 @@ use super::{
 };
 use crate::sandbox::{
     core::{State, as_map, meta, text},
-    refusal::Answer,
+    refusal::{Answer, Refusal},
     store::{Key, Stored},
 };
 
@@ -74,7 +74,13 @@ fn step(state: &mut State, set: &Set, now: i64) -> Answer<()> {
     let range = set.start..set.start + set.replicas;
     let good = |pod: &Stored| available_at(&pod.value, set.min_ready_secs).is_some_and(|at| at <= now);
     for ordinal in range.clone() {
-        match pods(state, set).get(&ordinal) {
+        let found = pods(state, set).remove(&ordinal);
+        // One that waits, perhaps for a claim that was deleted, gets those of its claims that are not there.
+        if let Some(pod) = found.as_ref().filter(|pod| text(&pod.value, "/status/phase") == "Pending") {
+            let name = text(&pod.value, "/metadata/name");
+            claims(state, set, name)?;
+        }
+        match &found {
             Some(pod) if deleting(&pod.value) => {
                 if set.ordered {
                     return Ok(());
@@ -174,26 +180,14 @@ fn make(state: &mut State, set: &Set, ordinal: i64) -> Answer<()> {
     if !service.is_empty() {
         spec.insert("subdomain".to_owned(), Value::from(service));
     }
-    let mut volumes: Vec<Value> = Vec::new();
-    for template in items(value, "/spec/volumeClaimTemplates") {
-        let kind = text(template, "/metadata/name");
-        let claim = format!("{kind}-{name}");
-        volumes.push(json!({"name": kind, "persistentVolumeClaim": {"claimName": claim}}));
-        if state.peek("", "persistentvolumeclaims", &set.namespace, &claim).is_none() {
-            let mut made = json!({"metadata": {"name": claim, "namespace": set.namespace}, "spec": template["spec"]});
-            for field in ["labels", "annotations"] {
-                if let Some(found) = template.pointer(&format!("/metadata/{field}")) {
-                    meta(&mut made).insert(field.to_owned(), found.clone());
-                }
-            }
-            for (key, value) in look::strings_at(value, "/spec/selector/matchLabels") {
-                set_label(&mut made, &key, &value);
-            }
-            state.make(BY, At::new("", "persistentvolumeclaims", &set.namespace, ""), made)?;
-            let message = format!("create Claim {claim} Pod {name} in StatefulSet {} success", set.name);
-            state.tell(BY, about, "Normal", "SuccessfulCreate", &message);
+    let volumes = match claims(state, set, &name) {
+        Ok(volumes) => volumes,
+        Err(refusal) => {
+            let message = format!("create Pod {name} in StatefulSet {} failed error: {}", set.name, said(&refusal));
+            state.tell(BY, about, "Warning", "FailedCreate", &message);
+            return Err(refusal);
         }
-    }
+    };
     if !volumes.is_empty() {
         let all = spec_volumes(&mut pod);
         all.retain(|volume| !volumes.iter().any(|v| v["name"] == volume["name"]));
@@ -206,12 +200,45 @@ fn make(state: &mut State, set: &Set, ordinal: i64) -> Answer<()> {
             Ok(())
         }
         Err(refusal) => {
-            let why = refusal.status()["message"].as_str().unwrap_or_default().to_owned();
-            let message = format!("create Pod {name} in StatefulSet {} failed error: {why}", set.name);
+            let message = format!("create Pod {name} in StatefulSet {} failed error: {}", set.name, said(&refusal));
             state.tell(BY, about, "Warning", "FailedCreate", &message);
             Err(refusal)
         }
     }
+}
+
+fn said(refusal: &Refusal) -> String {
+    refusal.status()["message"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Makes those claims of a pod that are not there, and gives the pod's volumes of all of them. One that is being deleted has to be gone first.
+fn claims(state: &mut State, set: &Set, pod: &str) -> Answer<Vec<Value>> {
+    let value = &set.stored.value;
+    let (mut volumes, mut going) = (Vec::new(), Vec::new());
+    for template in items(value, "/spec/volumeClaimTemplates") {
+        let kind = text(template, "/metadata/name");
+        let claim = format!("{kind}-{pod}");
+        volumes.push(json!({"name": kind, "persistentVolumeClaim": {"claimName": claim}}));
+        match state.peek("", "persistentvolumeclaims", &set.namespace, &claim) {
+            Some(found) if deleting(&found.value) => going.push(format!("pvc {claim} is being deleted")),
+            Some(_) => {}
+            None => {
+                let mut made = json!({"metadata": {"name": claim, "namespace": set.namespace}, "spec": template["spec"]});
+                for field in ["labels", "annotations"] {
+                    if let Some(found) = template.pointer(&format!("/metadata/{field}")) {
+                        meta(&mut made).insert(field.to_owned(), found.clone());
+                    }
+                }
+                for (key, value) in look::strings_at(value, "/spec/selector/matchLabels") {
+                    set_label(&mut made, &key, &value);
+                }
+                state.make(BY, At::new("", "persistentvolumeclaims", &set.namespace, ""), made)?;
+                let message = format!("create Claim {claim} Pod {pod} in StatefulSet {} success", set.name);
+                state.tell(BY, ("apps/v1", "StatefulSet", value), "Normal", "SuccessfulCreate", &message);
+            }
+        }
+    }
+    if going.is_empty() { Ok(volumes) } else { Err(Refusal::new(500, "InternalError", going.join(", "))) }
 }
 
 fn spec_volumes(pod: &mut Value) -> &mut Vec<Value> {

@@ -24,6 +24,8 @@ const PROTECT: By<'_> = controller!("pvc-protection-controller");
 pub(in crate::sandbox) const PROVISIONER: &str = "local.sandbox.firedrill.dev";
 const VOLUME_PROTECT: By<'_> = controller!("pv-protection-controller");
 const VOLUME_PROTECTED: &str = "kubernetes.io/pv-protection";
+const BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+const COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const PROVISIONED: &str = "pv.kubernetes.io/provisioned-by";
 const PROTECTED: &str = "kubernetes.io/pvc-protection";
 /// How long it takes to make a volume, in microseconds.
@@ -72,6 +74,10 @@ fn claim(state: &mut State, seed: u64, key: &Key, now: i64) -> Again {
     let class = state.peek("storage.k8s.io", "storageclasses", "", &class_name).cloned();
     let waits = class.as_ref().is_some_and(|c| text(&c.value, "/volumeBindingMode") == "WaitForFirstConsumer");
     let chosen = annotation(&claim.value, SELECTED).to_owned();
+    // One that is kept for this claim is bound whatever the class says of waiting.
+    if let Some(volume) = matching(state, &claim.value, &chosen).filter(|volume| is_kept_for(&volume.value, &claim.value)) {
+        return bind(state, key, &claim, &volume).map(|()| None);
+    }
     if waits && chosen.is_empty() {
         let message = "waiting for first consumer to be created before binding";
         return tell(state, &claim, "Normal", "WaitForFirstConsumer", message).map(|()| None);
@@ -110,10 +116,21 @@ fn tell(state: &mut State, claim: &Stored, kind: &str, reason: &str, message: &s
     Ok(())
 }
 
-/// Whether a pod that has not ended uses the claim.
+/// Whether a pod uses the claim: one that has a node, also when it has ended (`podUsesPVC`). Its own ephemeral volume an ended pod does not need.
 fn used(state: &State, key: &Key) -> bool {
+    let uses = |pod: &Value| {
+        let named = items(pod, "/spec/volumes").iter().any(|v| text(v, "/persistentVolumeClaim/claimName") == key.1);
+        named || !look::ended(pod) && fit::claims(pod).any(|claim| claim == key.1)
+    };
     let mut pods = state.store.list("/pods", &key.0);
-    pods.any(|(_, pod)| !look::ended(&pod.value) && fit::claims(&pod.value).any(|claim| claim == key.1))
+    pods.any(|(_, pod)| !text(&pod.value, "/spec/nodeName").is_empty() && uses(&pod.value))
+}
+
+/// Whether a volume names this claim, with its uid or, kept for whatever claim gets that name, without one (`IsVolumeBoundToClaim`).
+fn is_kept_for(volume: &Value, claim: &Value) -> bool {
+    text(volume, "/spec/claimRef/namespace") == text(claim, "/metadata/namespace")
+        && text(volume, "/spec/claimRef/name") == text(claim, "/metadata/name")
+        && matches!(text(volume, "/spec/claimRef/uid"), uid if uid.is_empty() || uid == text(claim, "/metadata/uid"))
 }
 
 /// A volume that is free, large enough and of the right kind, the smallest of them; one that is kept for this claim first.
@@ -127,9 +144,7 @@ fn matching(state: &State, claim: &Value, node: &str) -> Option<Arc<Stored>> {
     for (_, volume) in state.store.list("/persistentvolumes", "") {
         let value = &volume.value;
         let kept = value.pointer("/spec/claimRef").is_some_and(|r| !r.is_null());
-        let for_me = text(value, "/spec/claimRef/namespace") == text(claim, "/metadata/namespace")
-            && text(value, "/spec/claimRef/name") == text(claim, "/metadata/name")
-            && matches!(text(value, "/spec/claimRef/uid"), uid if uid.is_empty() || uid == text(claim, "/metadata/uid"));
+        let for_me = is_kept_for(value, claim);
         let size = value.pointer("/spec/capacity/storage").and_then(amount).unwrap_or(0);
         let has = strings(value, "/spec/accessModes");
         let fits = !deleting(value)
@@ -154,14 +169,19 @@ fn bind(state: &mut State, key: &Key, claim: &Stored, volume: &Stored) -> Answer
         "kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": key.0, "name": key.1, "uid": text(&claim.value, "/metadata/uid"),
     });
     if text(&value, "/spec/claimRef/uid").is_empty() {
+        // One that was kept for the claim was bound by whoever keeps it.
+        if !is_kept_for(&value, &claim.value) {
+            annotate(&mut value, BY_CONTROLLER, "yes");
+        }
         map_at(as_map(&mut value), "spec").insert("claimRef".to_owned(), reference);
-        annotate(&mut value, "pv.kubernetes.io/bound-by-controller", "yes");
         state.change(BY, At::new("", "persistentvolumes", "", &name), "", value)?;
     }
     let mut value = claim.value.clone();
-    look::part(&mut value, "spec").insert("volumeName".to_owned(), Value::from(name.as_str()));
-    annotate(&mut value, "pv.kubernetes.io/bind-completed", "yes");
-    annotate(&mut value, "pv.kubernetes.io/bound-by-controller", "yes");
+    if text(&value, "/spec/volumeName") != name {
+        look::part(&mut value, "spec").insert("volumeName".to_owned(), Value::from(name.as_str()));
+        annotate(&mut value, BY_CONTROLLER, "yes");
+    }
+    annotate(&mut value, COMPLETED, "yes");
     let claim = state.change(BY, at(key), "", value)?;
     bound(state, key, &claim, &name)
 }
@@ -171,25 +191,45 @@ fn bound(state: &mut State, key: &Key, claim: &Stored, name: &str) -> Answer<()>
     let mut status = claim.value.get("status").cloned().unwrap_or_else(|| json!({}));
     let Some(volume) = state.peek("", "persistentvolumes", "", name).cloned() else {
         if text(&status, "/phase") == "Bound" {
-            status["phase"] = Value::from("Lost");
-            state.change_status(BY, at(key), claim, status)?;
             let message = "Bound claim has lost its PersistentVolume. Data on the volume is lost!";
-            state.tell(BY, ("v1", "PersistentVolumeClaim", &claim.value), "Warning", "ClaimLost", message);
+            lose(state, key, claim, "ClaimLost", message)?;
         }
         return Ok(());
     };
-    // Named by its author: the volume has to be told.
-    if text(&volume.value, "/spec/claimRef/uid").is_empty() {
-        return bind(state, key, claim, &volume);
+    // One that was bound stays with the volume only as long as that names its uid: the real controller binds it no second time.
+    let named = volume.value.pointer("/spec/claimRef").is_some_and(Value::is_object);
+    if named
+        && !annotation(&claim.value, COMPLETED).is_empty()
+        && text(&volume.value, "/spec/claimRef/uid") != text(&claim.value, "/metadata/uid")
+    {
+        let message = "Two claims are bound to the same volume, this one is bound incorrectly";
+        return lose(state, key, claim, "ClaimMisbound", message);
     }
-    if text(&volume.value, "/spec/claimRef/uid") != text(&claim.value, "/metadata/uid") {
+    // Another claim's: its author has to wait.
+    if named && !is_kept_for(&volume.value, &claim.value) {
         return Ok(());
+    }
+    // Named by its author: the volume has to be told.
+    if text(&volume.value, "/spec/claimRef/uid").is_empty() || annotation(&claim.value, COMPLETED).is_empty() {
+        return bind(state, key, claim, &volume);
     }
     set_phase(state, &volume, "Bound")?;
     status["phase"] = Value::from("Bound");
     status["accessModes"] = volume.value.pointer("/spec/accessModes").cloned().unwrap_or_default();
     status["capacity"] = volume.value.pointer("/spec/capacity").cloned().unwrap_or_default();
     state.change_status(BY, at(key), claim, status)
+}
+
+/// Says that a claim has no volume any more, once.
+fn lose(state: &mut State, key: &Key, claim: &Stored, reason: &str, message: &str) -> Answer<()> {
+    let mut status = claim.value.get("status").cloned().unwrap_or_else(|| json!({}));
+    if text(&status, "/phase") == "Lost" {
+        return Ok(());
+    }
+    status["phase"] = Value::from("Lost");
+    state.change_status(BY, at(key), claim, status)?;
+    state.tell(BY, ("v1", "PersistentVolumeClaim", &claim.value), "Warning", reason, message);
+    Ok(())
 }
 
 fn set_phase(state: &mut State, volume: &Stored, phase: &str) -> Answer<()> {

@@ -63,6 +63,7 @@ impl Tape {
             fault,
             undo: None,
             evicts: Vec::new(),
+            volume: None,
             manifest: None,
             touches: Vec::new(),
             runbook_text: None,

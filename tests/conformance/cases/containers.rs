@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     case!(nodes crashes_are_followed_by_pauses, "a container that ends is started again, at once and then after a pause"),
     case!(nodes liveness_restarts, "a container whose liveness probe fails is started again"),
     case!(nodes claim_is_bound_and_protected, "a claim is bound for its first pod, and stays until that is gone"),
+    case!(nodes kept_volume_waits_for_its_claim, "a volume that is kept for a claim's name is given to the next claim of that name, though no pod asks for it"),
     case!(nodes cordoned_node_takes_nobody, "a pod waits for a node that is cordoned, and gets it afterwards"),
     case!(nodes pods_keep_apart, "pods that must not share a node do not, and one too many waits"),
 ];
@@ -131,6 +132,73 @@ async fn claim_is_bound_and_protected(b: &Bench) {
     b.delete("pods/app", json!({})).await.is(200);
     b.gone("persistentvolumeclaims/data").await;
     b.get("pods/app").await.is(404);
+    b.gone(&at).await;
+}
+
+async fn kept_volume_waits_for_its_claim(b: &Bench) {
+    b.account().await;
+    let claim = || {
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "16Mi"}}});
+        json!({"metadata": {"name": "data"}, "spec": spec})
+    };
+    b.make("persistentvolumeclaims", claim()).await;
+    let mut app = template("app", json!([script("main", "exit 0")]));
+    app["metadata"]["name"] = json!("app");
+    app["spec"]["restartPolicy"] = json!("Never");
+    app["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    app["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+    b.make("pods", app).await;
+    b.settled("pods/app", |pod| pod["status"]["phase"] == "Succeeded").await;
+    let first = b.get("persistentvolumeclaims/data").await.is(200);
+    let at = format!("persistentvolumes/{}", first["spec"]["volumeName"].as_str().unwrap_or_default());
+    b.patch(&at, MERGE, json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}})).await.is(200);
+
+    // A pod that has ended holds a claim up as well, as long as it is there.
+    b.delete("persistentvolumeclaims/data", json!({})).await.is(200);
+    b.make("pods", pod("other")).await;
+    b.settled("pods/other", |pod| holds(pod, "Ready")).await;
+    let still = b.get("persistentvolumeclaims/data").await.is(200);
+    assert!(still["metadata"]["deletionTimestamp"].is_string(), "{still}");
+    b.delete("pods/app", json!({})).await.is(200);
+    b.gone("persistentvolumeclaims/data").await;
+    b.settled(&at, |volume| volume["status"]["phase"] == "Released").await;
+
+    b.patch(&at, MERGE, json!({"spec": {"claimRef": {"uid": null, "resourceVersion": null}}})).await.is(200);
+    b.settled(&at, |volume| volume["status"]["phase"] == "Available").await;
+    b.make("persistentvolumeclaims", claim()).await;
+    let second = b.settled("persistentvolumeclaims/data", |claim| claim["status"]["phase"] == "Bound").await;
+    assert_eq!(second["spec"]["volumeName"], first["spec"]["volumeName"], "{second}");
+    let annotations = &second["metadata"]["annotations"];
+    assert_eq!(
+        (&annotations["pv.kubernetes.io/bind-completed"], &annotations["pv.kubernetes.io/bound-by-controller"]),
+        (&json!("yes"), &json!("yes")),
+        "{second}"
+    );
+    let volume = b.settled(&at, |volume| volume["status"]["phase"] == "Bound").await;
+    assert_eq!(volume["spec"]["claimRef"]["uid"], second["metadata"]["uid"], "{volume}");
+    assert_eq!(volume["metadata"]["annotations"].get("pv.kubernetes.io/bound-by-controller"), None, "{volume}");
+
+    // One that names its volume is bound to it, and says that nobody chose it.
+    b.delete("persistentvolumeclaims/data", json!({})).await.is(200);
+    b.gone("persistentvolumeclaims/data").await;
+    b.settled(&at, |volume| volume["status"]["phase"] == "Released").await;
+    b.patch(&at, MERGE, json!({"spec": {"claimRef": {"uid": null, "resourceVersion": null}}})).await.is(200);
+    let mut named = claim();
+    named["spec"]["volumeName"] = first["spec"]["volumeName"].clone();
+    b.make("persistentvolumeclaims", named).await;
+    let third = b.settled("persistentvolumeclaims/data", |claim| claim["status"]["phase"] == "Bound").await;
+    assert_eq!(third["metadata"]["annotations"].get("pv.kubernetes.io/bound-by-controller"), None, "{third}");
+
+    // One that was bound is not bound a second time when its volume forgets its uid, until somebody writes that back.
+    b.patch(&at, MERGE, json!({"spec": {"claimRef": {"uid": null}}})).await.is(200);
+    let lost = b.settled("persistentvolumeclaims/data", |claim| claim["status"]["phase"] == "Lost").await;
+    assert_eq!(lost["metadata"]["uid"], third["metadata"]["uid"], "{lost}");
+    b.patch(&at, MERGE, json!({"spec": {"claimRef": {"uid": third["metadata"]["uid"]}}})).await.is(200);
+    b.settled("persistentvolumeclaims/data", |claim| claim["status"]["phase"] == "Bound").await;
+
+    // Nobody claims it any more, and by its own policy it goes.
+    b.patch(&at, MERGE, json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}})).await.is(200);
+    b.delete("persistentvolumeclaims/data", json!({})).await.is(200);
     b.gone(&at).await;
 }
 

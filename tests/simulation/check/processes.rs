@@ -178,6 +178,7 @@ mod tests {
                 undo: None,
                 evicts: Vec::new(),
                 manifest: None,
+                volume: None,
                 touches: Vec::new(),
                 runbook_text: None,
                 children: Vec::new(),

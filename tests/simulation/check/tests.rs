@@ -46,6 +46,7 @@ fn plan() -> Plan {
             touches: Vec::new(),
             evicts: Vec::new(),
             manifest: None,
+            volume: None,
             runbook_text: None,
             children: Vec::new(),
         });
