@@ -391,6 +391,12 @@ fn the_command_looks_at_a_scenarios_world() {
     let report: Value = serde_json::from_str(&text).unwrap();
     let findings = report["findings"].as_array().unwrap();
     assert!(findings.iter().any(|f| f["area"] == "faults" && f["verdict"] == "ok"), "{report:#}");
+    // Nobody has a cluster there to change with kubectl: it is the world that has to change.
+    let changes: Vec<&str> = findings.iter().filter_map(|f| f["change"].as_str()).filter(|change| change.contains("kubectl")).collect();
+    assert!(!changes.is_empty() && changes.iter().all(|c| c.starts_with("change the manifests in scenarios/")), "{changes:?}");
+    // A world alone is enough.
+    let (code, text, said) = firedrill(&["doctor", "--sandbox", "--world", "scenarios/world"]);
+    assert!(code == Some(0) && text.contains("any drill"), "{code:?} {text}{said}");
 }
 
 #[test]
@@ -401,7 +407,7 @@ fn wrong_usage_is_no_finding() {
     let (code, text, said) = firedrill(&["doctor", file.to_str().unwrap(), "--sandbox"]);
     assert!(code == Some(2) && text.is_empty(), "{code:?} {text} {said}");
     let (code, _, said) = firedrill(&["doctor", "--sandbox"]);
-    assert_eq!(code, Some(2), "{said}");
+    assert!(code == Some(2) && said.contains("name a scenario that has one beside it, or the world itself with --world PATH"), "{said}");
     let missing = dir.path().join("environment.yaml");
     let (code, _, said) = firedrill(&["doctor", "-e", missing.to_str().unwrap()]);
     assert!(code == Some(2) && said.contains("no environment says where to look"), "{said}");

@@ -224,7 +224,7 @@ async fn a_pod_that_is_cut_off_is_alone_until_it_has_its_traffic_back() {
     let fault = json!({"partition": {"target": "t"}});
     let (undo, proof) = shop.bite(&cx, &fault).await;
     let spec: FaultSpec = serde_json::from_value(fault.clone()).unwrap();
-    assert_eq!(proof, "shop/a: 1 cuts of its traffic");
+    assert_eq!(proof, "shop/a: 1 cut of its traffic");
     assert!(!shop.answers("a").await && shop.answers("b").await);
     fault::inject(&cx, &spec, &undo).await.unwrap();
     ran("inject twice");

@@ -387,6 +387,58 @@ fn a_drill_that_cannot_fail_lets_every_mutant_survive() {
     place.firedrill(&["rehearse", "never.yaml", "--mutants"]).expect(4, &[], &["without any weakness the drill is failed"]);
 }
 
+/// In a sandbox that has ended nothing is left to revert, whatever became of its evidence.
+#[test]
+fn a_full_disk_in_the_sandbox_is_no_advice_to_revert() {
+    let place = Place::new(AWAY);
+    std::fs::create_dir(place.path("small")).unwrap();
+    let small = place.path("small");
+    let small = small.to_str().unwrap();
+    let run = |command: &str, args: &[&str]| Command::new(command).args(args).output().unwrap();
+    let mut told = false;
+    // Where the disk is full depends on what is written before.
+    for size in ["24k", "32k", "40k", "48k", "64k"] {
+        let mounted = run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "firedrill-test", small]);
+        if !mounted.status.success() {
+            let why = String::from_utf8_lossy(&mounted.stderr);
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("NOT RUN, it needs root to mount a tmpfs: {why}\n"));
+            return;
+        }
+        let ended = place.firedrill(&["run", "scenario.yaml", "--sandbox", "--seed", "7", "--quiet", "--out", "small/evidence"]);
+        assert!(run("umount", &["--lazy", small]).status.success());
+        assert!(ended.code != Some(0) && !ended.err.contains("firedrill revert"), "{size}: {ended:#?}");
+        told |= ended.err.contains("in a sandbox nothing is left to revert");
+    }
+    assert!(told, "it never came to that");
+}
+
+#[test]
+fn a_rehearsal_tells_what_no_api_server_sees_and_what_stays() {
+    let with = |fault: &str, target: &str| {
+        AWAY.replace("web: {namespace: shop, deployment: web}", target)
+            .replace("inject: {scale: {target: web, replicas: 0}}", fault)
+            .replace("    - revert: no web\n    - waitFor: {probe: site, state: good, for: 2s, timeout: 1m}\n", "")
+            .replace("  steadyState: {good: [site], for: 2s, timeout: 1m}\n", "")
+    };
+    let place = Place::new(&with("inject: {freeze: {target: web}}", "web: {namespace: shop, pods: app=web}"));
+    let frozen = place.firedrill(&["rehearse", "scenario.yaml", "--seed", "5"]);
+    let touched = frozen.out.rsplit("What was touched").next().unwrap();
+    assert_eq!(touched.matches(": processes stopped").count(), 2, "{}{}", frozen.out, frozen.err);
+    assert!(!frozen.out.contains("nothing but firedrill's own") && !frozen.out.contains("Stays"), "{}", frozen.out);
+    place.write(
+        "scenario.yaml",
+        &with("inject: {scale: {target: web, replicas: 0}, undo: none}", "web: {namespace: shop, deployment: web}"),
+    );
+    let stays = place.firedrill(&["rehearse", "scenario.yaml", "--seed", "5"]);
+    for part in ["clean but for what stays", "Stays: declared irreversible", "what `no web` did on Deployment shop/web (`scale`)"] {
+        assert!(stays.out.contains(part), "no `{part}` in {}{}", stays.out, stays.err);
+    }
+    let ran = place.firedrill(&["run", "scenario.yaml", "--sandbox", "--seed", "5", "--quiet"]);
+    assert!(ran.err.contains("stays, declared irreversible: what `no web` did on Deployment shop/web (`scale`)"), "{ran:#?}");
+    // Leases that could not be renewed in time.
+    place.firedrill(&["run", "scenario.yaml", "--sandbox", "--lease", "0s"]).expect(2, &[], &["2s is the least"]);
+}
+
 /// What README begins with.
 #[test]
 fn the_first_command_of_the_readme_passes() {

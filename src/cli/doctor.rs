@@ -15,7 +15,7 @@ use super::{
 use crate::{
     clock::Clock,
     cluster::{self, ClusterError},
-    doctor::{self, Asked, Report},
+    doctor::{self, Asked, Finding, Report},
     exit::Exit,
     plan,
     rehearse::Stage,
@@ -38,8 +38,8 @@ pub(crate) struct DoctorArgs {
     /// A new value for a parameter of the scenario.
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = super::set::parse)]
     sets: Vec<(String, String)>,
-    /// Look at the world of the scenario in a cluster within this process.
-    #[arg(long, conflicts_with = "context", requires = "file")]
+    /// Look at a world in a cluster within this process: that of the scenario, or the one of --world.
+    #[arg(long, conflicts_with = "context")]
     sandbox: bool,
     /// The manifests of what is in the sandbox, as for `run`.
     #[arg(long, value_name = "PATH", requires = "sandbox")]
@@ -148,9 +148,12 @@ async fn on_cluster(args: &DoctorArgs) -> Result<Report, CliError> {
 
 /// In a cluster within this process. The runtime's clock must be paused.
 async fn in_sandbox(args: &DoctorArgs) -> Result<Report, CliError> {
-    let file = args.file.as_deref().ok_or_else(|| CliError::Usage("--sandbox needs a scenario".to_owned()))?;
+    if args.file.is_none() && args.world.is_none() {
+        let why = "--sandbox looks at a world: name a scenario that has one beside it, or the world itself with --world PATH";
+        return Err(CliError::Usage(why.to_owned()));
+    }
     let drill = drill(args)?;
-    let world = common::world(file, args.world.as_deref())?;
+    let world = common::world(args.file.as_deref().unwrap_or(Path::new("")), args.world.as_deref())?;
     let environment = match common::said_environment(args.environment.as_ref()) {
         Some(_) => environment(args)?,
         None => common::environment_of(&world)?.0,
@@ -174,10 +177,18 @@ async fn in_sandbox(args: &DoctorArgs) -> Result<Report, CliError> {
         one_clock: true,
         probe: args.probe_nodes.then_some(&stop),
     };
-    let findings = doctor::look(asked).await;
+    let findings = doctor::look(asked).await.into_iter().map(|finding| of_world(finding, &world.path)).collect();
     stage.close().await;
     let name = drill.as_ref().map(|(loaded, _)| loaded.scenario.metadata.name.as_str());
     Ok(Report::new(&environment.metadata.name, "sandbox", name, findings))
+}
+
+/// What would be changed on a cluster is changed in the world's manifests.
+fn of_world(mut finding: Finding, world: &str) -> Finding {
+    if let Some(change) = finding.change.as_mut().filter(|change| change.contains("kubectl ")) {
+        *change = format!("change the manifests in {world} so; on a cluster it would be: {change}");
+    }
+    finding
 }
 
 fn show(args: &DoctorArgs, report: &Report) -> Result<(), CliError> {

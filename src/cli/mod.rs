@@ -14,6 +14,7 @@ mod out;
 mod pace;
 mod place;
 mod plan;
+mod progress;
 mod rehearse;
 mod report;
 mod run;

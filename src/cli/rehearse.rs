@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{
     common::{self, CliError, Output},
     out,
+    progress::Progress,
 };
 use crate::{
     exit::Exit,
@@ -157,10 +158,11 @@ fn exit(rehearsal: &Rehearsal) -> Exit {
 }
 
 fn as_json(piece: &Piece, seed: u64, is_flaky: bool, rehearsal: &Rehearsal) -> Value {
+    let by_faults = report::beyond_api(&rehearsal.records);
     let touched: Vec<Value> = rehearsal.touched.iter().map(|(touch, times)| json!({"write": touch.to_string(), "times": times})).collect();
     json!({
         "file": piece.file.display().to_string(), "seed": seed, "flaky": is_flaky, "verdict": rehearsal.verdict,
-        "touched": touched, "ownWrites": rehearsal.own_writes, "trouble": rehearsal.trouble,
+        "touched": touched, "touchedBesides": by_faults, "ownWrites": rehearsal.own_writes, "trouble": rehearsal.trouble,
     })
 }
 
@@ -180,7 +182,7 @@ fn one(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Result<E
         out::line(heading("As it would unfold"));
         for entry in &report.timeline {
             let at = entry.offset_us.map_or_else(|| "?".to_owned(), time);
-            for (n, line) in textwrap::wrap(&entry.what, common::width().clamp(60, 140) - 14).iter().enumerate() {
+            for (n, line) in report::at_blanks(&entry.what, common::width().clamp(60, 140) - 14).iter().enumerate() {
                 out::line(format_args!("  {:>10}  {line}", if n == 0 { at.as_str() } else { "" }));
             }
         }
@@ -191,7 +193,11 @@ fn one(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Result<E
     for (touch, times) in &rehearsal.touched {
         out::line(format_args!("  {touch}{}", if *times > 1 { format!(" ({times} times)") } else { String::new() }));
     }
-    if rehearsal.touched.is_empty() {
+    let besides = report::beyond_api(&rehearsal.records);
+    for line in &besides {
+        paragraph("  ", line);
+    }
+    if rehearsal.touched.is_empty() && besides.is_empty() {
         out::line("  nothing but firedrill's own");
     }
     paragraph("  ", &format!("{} writes of firedrill's own: its namespace, record, Leases and pods", rehearsal.own_writes));
@@ -204,7 +210,7 @@ fn one(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Result<E
 /// Text behind a lead, broken at words; its other lines stand below its first.
 fn paragraph(lead: &str, text: &str) {
     let indent = lead.chars().count();
-    for (n, line) in textwrap::wrap(text, common::width().clamp(60, 140).saturating_sub(indent).max(20)).iter().enumerate() {
+    for (n, line) in report::at_blanks(text, common::width().clamp(60, 140).saturating_sub(indent).max(20)).iter().enumerate() {
         out::line(format_args!("{}{line}", if n == 0 { lead.to_owned() } else { " ".repeat(indent) }));
     }
 }
@@ -227,8 +233,7 @@ fn typed(word: &str) -> String {
 
 /// How a rehearsal ended, in words that can be compared.
 fn ending(rehearsal: &Rehearsal) -> String {
-    let clean = if rehearsal.verdict.clean { "clean" } else { "NOT CLEAN" };
-    format!("{}, {clean}", rehearsal.verdict.drill)
+    format!("{}, {}", rehearsal.verdict.drill, rehearsal.verdict.cleanness())
 }
 
 /// Why it ended so: what was not met, and what else there is to say.
@@ -246,7 +251,9 @@ fn reasons(rehearsal: &Rehearsal) -> Vec<String> {
 fn many(piece: &Piece, args: &RehearseArgs, seeds: u64, printed: &mut Vec<Value>) -> Result<Exit, CliError> {
     let mut first: Option<(String, Exit)> = None;
     let (mut others, mut worst) = (Vec::new(), Exit::Passed);
+    let mut progress = Progress::on_stderr();
     for n in 0..seeds {
+        progress.say(&format!("{}: seed {} of {seeds}, {} ended otherwise", piece.file.display(), n + 1, others.len()));
         let (seed, is_flaky) = (args.seed.wrapping_add(n), n % 2 == 1);
         let (said, ended, why) = match piece.rehearse(seed, is_flaky, None) {
             Ok(rehearsal) => {
@@ -265,6 +272,7 @@ fn many(piece: &Piece, args: &RehearseArgs, seeds: u64, printed: &mut Vec<Value>
             Some(_) => {}
         }
     }
+    drop(progress);
     let Some((reference, ended)) = first else { return Ok(Exit::Passed) };
     if args.output == Output::Text {
         let file = piece.file.display();
@@ -284,7 +292,10 @@ fn many(piece: &Piece, args: &RehearseArgs, seeds: u64, printed: &mut Vec<Value>
 fn mutants(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Result<Exit, CliError> {
     let file = piece.file.display();
     let text = args.output == Output::Text;
+    let mut progress = Progress::on_stderr();
+    progress.say(&format!("{file}: as it is"));
     let control = piece.rehearse(args.seed, false, None)?;
+    progress.clear();
     if exit(&control) != Exit::Passed {
         let why = control.verdict.reasons.iter().chain(&control.verdict.unclean).chain(&control.trouble).cloned().collect::<Vec<_>>();
         return Err(CliError::Refused(format!(
@@ -299,13 +310,16 @@ fn mutants(piece: &Piece, args: &RehearseArgs, printed: &mut Vec<Value>) -> Resu
     }
     let mut exit = Exit::Passed;
     let wide = MUTANTS.iter().map(|mutant| mutant.name.len()).max().unwrap_or(0);
-    for mutant in MUTANTS.iter().filter(|mutant| mutant.concerns(&piece.loaded.scenario, &piece.world)) {
+    let all: Vec<&Mutant> = MUTANTS.iter().filter(|mutant| mutant.concerns(&piece.loaded.scenario, &piece.world)).collect();
+    for (n, mutant) in all.iter().copied().enumerate() {
+        progress.say(&format!("{file}: mutant {} of {}, {}", n + 1, all.len(), mutant.name));
         let fate = match piece.rehearse(args.seed, false, Some(mutant)) {
             Ok(rehearsal) => mutant.fate(&rehearsal.verdict),
             // It does not even begin: nobody has learnt why.
             Err(CliError::Refused(why)) => Fate::Survived(why),
             Err(error) => return Err(error),
         };
+        progress.clear();
         if matches!(fate, Fate::Survived(_)) {
             exit = Exit::Failed;
         }

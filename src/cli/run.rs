@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::{Clock, Stamp},
     cluster::Cluster,
-    drill::{Ack, AckAction, Drill, DrillOptions, Takeover},
+    drill::{Ack, AckAction, Drill, DrillOptions, LEAST_LEASE, Takeover},
     exit::Exit,
     plan::{
         Permission, Plan,
@@ -72,8 +72,8 @@ pub(crate) struct How {
     /// Take manual steps as done, for CI; recorded as a deviation.
     #[arg(long)]
     pub auto_ack: bool,
-    /// How long the drill's Leases live without renewal: how soon another runner may revert after this one died.
-    #[arg(long, value_name = "TIME", default_value = "15s")]
+    /// How long the drill's Leases live without renewal: how soon another runner may revert after this one died. At least 2s.
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = lease)]
     pub lease: Dur,
     /// Print nothing but the report.
     #[arg(long, short)]
@@ -81,6 +81,15 @@ pub(crate) struct How {
     /// `text`, or `json` for one JSON line a journal record.
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
     pub log_format: String,
+}
+
+/// How long Leases may live: a runner must be able to renew them in time.
+fn lease(text: &str) -> Result<Dur, String> {
+    let lease: Dur = text.parse().map_err(|error: crate::scenario::types::ParseDurError| error.to_string())?;
+    if lease < LEAST_LEASE {
+        return Err(format!("Leases that live for {lease} cannot be renewed in time: {LEAST_LEASE} is the least"));
+    }
+    Ok(lease)
 }
 
 impl Args {
@@ -293,24 +302,28 @@ pub(crate) async fn finish(drill: Arc<Drill>, how: &How, stage: Option<&Stage>) 
     }
     live.finish().await;
     let dir = drill.evidence().dir.clone();
+    let mut stays = Vec::new();
     let mut exit = match crate::journal::read(&drill.evidence().journal()) {
         Ok(mut records) => {
             let whole = end.unwritten.is_empty();
             records.extend(end.unwritten);
-            let exit = report::exit(&verdict::judge(&records));
+            let verdict = verdict::judge(&records);
+            let exit = report::exit(&verdict);
+            stays = verdict.stays;
             if how.log_format == "text" {
                 out::line(report::terminal(&records, common::width(), common::color_stdout()));
-                out::line(format_args!("evidence: {}\njournal head: {}", dir.display(), end.head));
+                out::line(beside("evidence:", &dir.display().to_string()));
+                out::line(beside("journal head:", &end.head));
             }
             match report::write(&dir, &records) {
                 Ok(()) if whole => exit,
-                Ok(()) => incomplete(&drill, exit),
+                Ok(()) => incomplete(&drill, exit, stage.is_some()),
                 Err(error) => {
                     say(format_args!(
                         "the reports could not be written: {error}; make them again with: firedrill report {}",
                         dir.display()
                     ));
-                    if whole { at_most_inconclusive(exit) } else { incomplete(&drill, exit) }
+                    if whole { at_most_inconclusive(exit) } else { incomplete(&drill, exit, stage.is_some()) }
                 }
             }
         }
@@ -338,10 +351,23 @@ pub(crate) async fn finish(drill: Arc<Drill>, how: &How, stage: Option<&Stage>) 
         ));
         exit = Exit::NotClean;
     } else if !end.clean && (unsettled || state.ended.is_some()) {
-        say(format_args!("NOT CLEAN: something of this drill is left; undo it with: {}", drill.command("revert")));
+        if stage.is_some() {
+            say(format_args!("NOT CLEAN: in a cluster, something of this drill would be left; the sandbox has ended with it"));
+        } else {
+            say(format_args!("NOT CLEAN: something of this drill is left; undo it with: {}", drill.command("revert")));
+        }
         exit = Exit::NotClean;
     }
+    for what in stays {
+        say(format_args!("stays, declared irreversible: {what}"));
+    }
     exit
+}
+
+/// A word that must be copied whole: beside its name, or below it where there is no room.
+fn beside(name: &str, word: &str) -> String {
+    let fits = textwrap::core::display_width(name) + 1 + textwrap::core::display_width(word) <= common::width();
+    format!("{name}{}{word}", if fits { ' ' } else { '\n' })
 }
 
 /// On standard error. A terminal that was closed must not end what still has something to revert or to write.
@@ -353,8 +379,17 @@ const fn at_most_inconclusive(exit: Exit) -> Exit {
     if matches!(exit, Exit::Passed) { Exit::Inconclusive } else { exit }
 }
 
-/// The journal's file lacks the drill's end: where that is, and how to get it.
-fn incomplete(drill: &Drill, exit: Exit) -> Exit {
+/// The journal's file lacks the drill's end: where that is, and how to get it. A sandbox has ended with all that was in it.
+fn incomplete(drill: &Drill, exit: Exit, in_sandbox: bool) -> Exit {
+    if in_sandbox {
+        let journal = drill.evidence().journal();
+        say(format_args!(
+            "the end of the journal {} could not be written: free some space, or name another folder with --out, and run the drill again; in a \
+             sandbox nothing is left to revert",
+            journal.display()
+        ));
+        return at_most_inconclusive(exit);
+    }
     say(format_args!(
         "the end of the journal {} could not be written and is kept in the cluster, in this drill's record: free some space, then get it \
          with: {}",
@@ -417,5 +452,14 @@ mod tests {
         {
             assert!(said(line, failed).unwrap_err().contains(how), "{line}");
         }
+    }
+
+    #[test]
+    fn leases_live_long_enough_to_be_renewed() {
+        assert_eq!(lease("2s"), Ok(LEAST_LEASE));
+        for text in ["0", "0s", "1ms", "1999ms"] {
+            assert!(lease(text).unwrap_err().contains("2s is the least"), "{text}");
+        }
+        assert!(lease("soon").is_err());
     }
 }

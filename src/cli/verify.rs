@@ -78,7 +78,7 @@ fn say(args: &VerifyArgs, records: &[Record], drill: &str, head: &str, wrong: &[
     let folder = args.folder.display();
     if wrong.is_empty() {
         let verdict = judge(records);
-        let clean = if verdict.clean { "clean" } else { "NOT CLEAN" };
+        let clean = verdict.cleanness();
         out::line(format_args!(
             "verified: {drill}: {}, {clean}; {} records, head {head}{}",
             verdict.drill,

@@ -82,6 +82,8 @@ impl std::fmt::Debug for Fence {
     }
 }
 
+/// The shortest that a Lease may live without renewal: shorter, and one slow answer of the API server ends the drill.
+pub const LEAST_LEASE: Dur = Dur(std::time::Duration::from_secs(2));
 /// A part of the duration is never used, so that this runner stops before another may begin even if their clocks run at
 /// slightly different rates and the last call takes its time.
 const SAFETY: i64 = 5;
@@ -107,7 +109,7 @@ async fn patiently<T, F: Future<Output = Result<T, LeaseError>>>(act: impl Fn() 
 }
 
 impl Fence {
-    /// A fence that holds nothing yet. `duration` is how long a Lease lives without renewal, at least 2 s.
+    /// A fence that holds nothing yet. `duration` is how long a Lease lives without renewal, at least [`LEAST_LEASE`].
     pub fn new(client: Client, namespace: &str, drill: &str, instance: &str, duration: Dur, clock: Clock) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
@@ -115,7 +117,7 @@ impl Fence {
             clock,
             holder: format!("{drill}/{instance}"),
             drill: drill.to_owned(),
-            duration: duration.max(Dur::from_secs(2)),
+            duration: duration.max(LEAST_LEASE),
             held: Arc::default(),
             unsure: Arc::default(),
             valid_until_us: watch::Sender::new(i64::MIN),

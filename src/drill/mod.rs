@@ -21,7 +21,7 @@ mod watchers;
 pub use acks::{Ack, AckAction, Acks, Question, ack_key, asked_in};
 pub use begin::{DrillOptions, Evidence, Takeover};
 pub use executor::{Drill, DrillEnd};
-pub use lease::{Fence, LeaseError};
+pub use lease::{Fence, LEAST_LEASE, LeaseError};
 pub use next::{Action, next};
 pub use state::{DrillState, FaultState, IllegalTransition, StepState};
 pub(crate) use watchdog::{READY, UNABLE, WORD};

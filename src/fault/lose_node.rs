@@ -278,7 +278,8 @@ pub(super) async fn effective(cx: &FaultCx, nodes: &[NodeRef], name: &str, limit
         Ok(Ok(proof.join(", ")))
     })
     .await?;
-    Ok((lost, format!("{proof}; {missed}")))
+    // The instant is that of the helpers' word: what came after it is told as that.
+    Ok((lost, format!("{proof}; after that, {missed}")))
 }
 
 pub(super) async fn holds(cx: &FaultCx, nodes: &[NodeRef], name: &str) -> Result<Option<String>, FaultError> {

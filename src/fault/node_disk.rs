@@ -69,7 +69,7 @@ pub(super) async fn inject(cx: &FaultCx, at: &[NodeDisk], name: &str) -> Result<
 }
 
 pub(super) async fn effective(cx: &FaultCx, at: &[NodeDisk], name: &str, limit: Duration) -> Result<(Stamp, String), FaultError> {
-    on_nodes::effective(cx, "that the disk is full", limit, || ask(cx, Step::Check, name, at)).await
+    on_nodes::effective(cx, "that the disk fills", limit, || ask(cx, Step::Check, name, at)).await
 }
 
 pub(super) async fn holds(cx: &FaultCx, at: &[NodeDisk], name: &str) -> Result<Option<String>, FaultError> {

@@ -196,6 +196,19 @@ pub enum Undo {
     },
 }
 
+impl Undo {
+    /// Whether a helper does it, which undoes what it holds when it ends, whatever the undo policy says.
+    pub const fn of_helper(&self) -> bool {
+        match self {
+            Self::NodeLoss { .. } | Self::NodeDisk { .. } | Self::Processes { .. } | Self::Signal { .. } => true,
+            Self::Partition { .. } | Self::Volumes { .. } => true,
+            Self::Deleted { .. } | Self::Scale { .. } | Self::CronJob { .. } | Self::Cordon { .. } | Self::Drain { .. } => false,
+            Self::Service { .. } | Self::Image { .. } | Self::Secret { .. } | Self::Manifest { .. } => false,
+            Self::Custom { .. } | Self::Sql { .. } | Self::Claim(_) => false,
+        }
+    }
+}
+
 /// A claim as it was, and the volume that it loses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

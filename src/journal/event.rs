@@ -187,7 +187,7 @@ pub enum Event {
         /// What was seen instead.
         detail: String,
     },
-    /// The fault was undone by others while it should hold.
+    /// The fault did not hold while it should: others have undone it, or it did not come to what it was to be.
     HoldBroken {
         /// Which.
         fault: FaultId,

@@ -131,6 +131,9 @@ pub fn check(place: &EnvironmentSpec, limits: &Limits, fault: FaultOn<'_>, snaps
     if let Some(path) = path(spec).filter(|path| path.split('/').any(|part| part == "..")) {
         found.refusals.push(format!("step `{step}`: `{path}` may lead out of the volume: write the path without `..`"));
     }
+    if let Some(path) = path(spec).filter(|path| view.breaks == kinds::Breaks::Volumes && !path.contains("..")) {
+        placed::volumes(fault, &view, path, snapshot, &mut found);
+    }
     for object in target.chosen() {
         if !view.accepts.contains(&object.kind.as_str()) {
             found.refusals.push(format!(

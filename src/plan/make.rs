@@ -322,6 +322,10 @@ impl Maker<'_> {
             return self.refuse(format!("step `{}`: its fault must have exactly one kind", step.title));
         };
         match undo {
+            UndoPolicy::None if view.helper => {
+                let what = "by no revert; its helper undoes what it holds when the drill ends";
+                self.warn(format!("step `{}`: `{}` is undone {what}", step.title, view.kind));
+            }
             UndoPolicy::None => self.warn(format!("step `{}`: `{}` is never undone: irreversible", step.title, view.kind)),
             UndoPolicy::Runbook => self.warn(format!("step `{}`: `{}` is undone only by the runbook", step.title, view.kind)),
             UndoPolicy::Auto | UndoPolicy::OnAbort => {}

@@ -1,15 +1,14 @@
 //! A plan as people read it, before they agree to it. Readable at 60 columns; colour only where the caller says so.
 
+mod fault;
+
 use owo_colors::{OwoColorize as _, Style};
 
 use super::{
     drift, guard,
     types::{Permission, Plan, PlannedStep},
 };
-use crate::scenario::{
-    diag::counted,
-    types::{BudgetPolicy, Dur, FaultSpec, Objective, OneOf as _, Step, UndoPolicy, Vantage},
-};
+use crate::scenario::types::{BudgetPolicy, Dur, Objective, OneOf as _, Step, UndoPolicy, Vantage};
 
 /// Narrower than this a terminal is treated as if it were this wide.
 const NARROWEST: usize = 40;
@@ -209,10 +208,11 @@ fn details(step: &PlannedStep) -> Vec<String> {
         lines.push(format!("when {} is {} for {}, within {}", when.probe, when.state, when.hold, when.timeout));
     }
     if let Some(fault) = inject {
-        lines.extend(fault_details(fault));
+        lines.extend(fault::details(fault, step.manifest.as_ref()));
     }
     if let Some(policy) = step.undo {
-        lines.push(undo(policy).to_owned());
+        let of_helper = inject.as_ref().is_some_and(crate::fault::needs_helper);
+        lines.push(if of_helper && policy == UndoPolicy::None { HELPER_UNDOES } else { undo(policy) }.to_owned());
     }
     if let Some(name) = revert {
         lines.push(format!("undoes `{name}`"));
@@ -247,66 +247,8 @@ fn details(step: &PlannedStep) -> Vec<String> {
     lines
 }
 
-fn fault_details(fault: &FaultSpec) -> Vec<String> {
-    let mut lines = Vec::new();
-    if let Some(scale) = &fault.scale {
-        lines.push(format!("to {}", counted(scale.replicas, "replica")));
-    }
-    if let Some(kill) = &fault.pod_kill {
-        lines.push(kill.grace.map_or_else(|| "with the pod's own grace period".to_owned(), |grace| format!("with {grace} of grace")));
-    }
-    if fault.crash.as_ref().is_some_and(|c| c.hold) {
-        lines.push("held down until the revert".to_owned());
-    }
-    if let Some(cut) = &fault.cut_backup_job {
-        lines.push(
-            match cut.how {
-                crate::scenario::types::CutHow::Suspend => "suspended",
-                crate::scenario::types::CutHow::KillRunning => "its running Job is killed",
-                crate::scenario::types::CutHow::Empty => "its containers run `true` and copy nothing; their image must have it",
-            }
-            .to_owned(),
-        );
-    }
-    if let Some(lose) = &fault.lose_volume {
-        lines.push(
-            "its pods end, and it is made anew, empty; the new volume goes by its own reclaim policy when the fault is undone".to_owned(),
-        );
-        lines.push(
-            if lose.set_aside {
-                "the volume it has is set aside, and kept until it is given back or its restore is verified"
-            } else {
-                "the volume it has is not set aside: what is on it goes by its reclaim policy"
-            }
-            .to_owned(),
-        );
-    }
-    if let Some(sql) = &fault.sql {
-        // The plan is what is approved: all that it runs, and as whom.
-        lines.push(format!("statement: {}", words(std::slice::from_ref(&sql.statement))));
-        lines.push(format!("at most {} rows, as the role of Secret {}; more are rolled back", sql.max_rows, sql.postgres.secret));
-        if let Some(revert) = &sql.revert {
-            lines.push(format!("revert: {}", words(std::slice::from_ref(revert))));
-        }
-    }
-    if let Some(custom) = &fault.custom {
-        // The plan is what is approved: all that it runs.
-        for (what, argv) in
-            [("inject", &custom.inject), ("effective", &custom.effective), ("revert", &custom.revert), ("gone", &custom.gone)]
-        {
-            lines.push(format!("{what}: {}", words(argv)));
-        }
-    }
-    if let Some(after) = fault.duration {
-        lines.push(format!("reverted after {after}"));
-    }
-    lines
-}
-
-/// A command line as JSON, so that every word of it, and nothing on a terminal but words, is seen.
-fn words(argv: &[String]) -> String {
-    serde_json::Value::from(argv.to_vec()).to_string()
-}
+/// What `undo: none` comes to where a helper makes the fault.
+const HELPER_UNDOES: &str = "undo: by no revert; its helper undoes what it holds when the drill ends";
 
 /// An undo policy in words.
 pub fn undo(policy: UndoPolicy) -> &'static str {

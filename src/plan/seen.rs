@@ -85,6 +85,19 @@ pub struct PodSeen {
     pub says_user: bool,
     /// The claims it uses.
     pub claims: Vec<String>,
+    /// Where its containers have volumes.
+    pub mounts: Vec<MountSeen>,
+}
+
+/// Where a container has a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountSeen {
+    /// The container.
+    pub container: String,
+    /// The path in it, without a `/` at its end.
+    pub path: String,
+    /// Why no fault acts on this volume from there, if so.
+    pub unfit: Option<&'static str>,
 }
 
 /// A pod on a node that a drain would evict.
@@ -251,8 +264,26 @@ impl PodSeen {
             shares_processes: inside::shares_processes(pod),
             says_user: inside::says_users(pod),
             claims: claims::used(pod),
+            mounts: mounts(pod),
         })
     }
+}
+
+fn mounts(pod: &Pod) -> Vec<MountSeen> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let volumes = spec.volumes.as_deref().unwrap_or_default();
+    let all = spec.containers.iter().flat_map(|c| c.volume_mounts.iter().flatten().map(move |mount| (c, mount)));
+    let seen = all.filter_map(|(container, mount)| {
+        let volume = volumes.iter().find(|volume| volume.name == mount.name)?;
+        let of_pods = volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || volume.empty_dir.is_some();
+        let unfit = match (of_pods, mount.read_only == Some(true)) {
+            (false, _) => Some("is neither of a claim nor an emptyDir"),
+            (true, true) => Some("is mounted read-only"),
+            (true, false) => None,
+        };
+        Some(MountSeen { container: container.name.clone(), path: mount.mount_path.trim_end_matches('/').to_owned(), unfit })
+    });
+    seen.collect()
 }
 
 /// The lasting controller of a pod. A ReplicaSet of a Deployment is named after it and the pod template's hash, which the

@@ -35,6 +35,11 @@ const LOOK: Duration = Duration::from_millis(250);
 /// The zone's label of a Node.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
+/// The annotation that chooses a pod's model, or with `.CONTAINER` behind it that of one container; and the model of a database's member,
+/// which tells its role by the pod's label, as Patroni does.
+const MODEL: &str = "sandbox.firedrill.dev/model";
+const DATABASE: &str = "postgres";
+
 /// Why a world is not on its stage.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
@@ -74,6 +79,14 @@ pub struct Stage {
     pub clock: Clock,
     /// The network as the runner has it, outside of the cluster.
     pub dialer: Dialer,
+}
+
+/// Whether a pod is a database's member that has not said yet whether it leads: targets are chosen by that label.
+fn lacks_role(pod: &Pod) -> bool {
+    let chooses = |(key, model): (&String, &String)| {
+        model == DATABASE && key.strip_prefix(MODEL).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    pod.annotations().iter().any(chooses) && !pod.labels().contains_key("role")
 }
 
 impl Stage {
@@ -289,6 +302,10 @@ impl Stage {
             let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
             let ready =
                 status.and_then(|s| s.conditions.as_ref()).is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+            if phase == "Running" && ready && lacks_role(&pod) {
+                missing.push(format!("Pod {}/{} does not say its role yet", pod.namespace().unwrap_or_default(), pod.name_any()));
+                continue;
+            }
             if phase == "Succeeded" || phase == "Running" && ready {
                 continue;
             }
@@ -324,5 +341,42 @@ impl Stage {
         let Self { sandbox, cluster, dialer, .. } = self;
         drop((cluster, dialer));
         sandbox.stop().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_of_a_database_is_up_once_it_says_its_role() {
+        let pod = |annotation: &str, model: &str, labels: Value| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "a", "labels": labels, "annotations": {annotation: model}}})).unwrap()
+        };
+        assert!(lacks_role(&pod("sandbox.firedrill.dev/model.main", "postgres", json!({"cluster": "a"}))));
+        assert!(lacks_role(&pod("sandbox.firedrill.dev/model", "postgres", json!({}))));
+        assert!(!lacks_role(&pod("sandbox.firedrill.dev/model.main", "postgres", json!({"role": "replica"}))));
+        assert!(!lacks_role(&pod("sandbox.firedrill.dev/model", "web", json!({}))));
+    }
+
+    /// Whatever the seed: a plan that is made at once finds its targets by their roles.
+    #[test]
+    fn a_world_that_is_up_has_all_its_roles() {
+        let world = World::load(std::path::Path::new("scenarios/world")).unwrap_or_else(|error| panic!("{error}"));
+        for seed in 1..=8 {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+            runtime.block_on(async {
+                let stage = Stage::open(&world, seed, 1_767_225_600_000_000).await.unwrap_or_else(|error| panic!("{error}"));
+                let mut roles = BTreeMap::new();
+                {
+                    let pods = Api::<Pod>::namespaced(stage.sandbox.client(ADMIN), "shop");
+                    for pod in pods.list(&ListParams::default().labels("cluster=orders")).await.unwrap() {
+                        *roles.entry(pod.labels().get("role").cloned().unwrap_or_default()).or_insert(0) += 1;
+                    }
+                }
+                stage.close().await;
+                assert_eq!(roles, BTreeMap::from([("master".to_owned(), 1), ("replica".to_owned(), 2)]), "seed {seed}");
+            });
+        }
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     deviations,
     timeline::{self, Entry},
+    touched,
 };
 use crate::{
     clock::Stamp,
@@ -113,11 +114,14 @@ pub struct FaultReport {
     pub kind: String,
     /// What it acted on.
     pub objects: Vec<String>,
+    /// What it touched: objects, and processes, files, traffic and rows, which no request to the API server shows.
+    #[serde(default)]
+    pub touched: Vec<String>,
     /// Whether it was injected.
     pub injected: bool,
     /// Proof that it bit; none if there is none.
     pub effect: Option<String>,
-    /// How it was undone by others, if it was.
+    /// How it did not hold, if so: undone by others, or not what it was to be.
     pub hold_broken: Option<String>,
     /// What the revert did.
     pub revert: Option<String>,
@@ -329,6 +333,9 @@ fn faults(records: &[Record], plan: &Plan) -> Vec<FaultReport> {
             Event::Gone { fault, proof, .. } => with(fault, &|f| f.gone = Some(proof.clone())),
             _ => {}
         }
+    }
+    for (id, touched) in touched::of(records, plan) {
+        all.entry(id).or_default().touched = touched.lines;
     }
     all.into_values().collect()
 }

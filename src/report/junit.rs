@@ -32,6 +32,9 @@ pub(super) fn render(report: &Report) -> Result<String, ReportError> {
     suite.add_property(property("environment", &report.environment));
     suite.add_property(property("verdict", &verdict.drill.to_string()));
     suite.add_property(property("clean", &verdict.clean.to_string()));
+    for stays in &verdict.stays {
+        suite.add_property(property("stays", stays));
+    }
     suite.add_property(property("seed", &report.seed.to_string()));
     suite.add_property(property("journal.head", &report.journal.head));
     if report.sandbox {

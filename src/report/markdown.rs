@@ -64,7 +64,7 @@ impl Markdown {
 
     fn top(&mut self, r: &Report) {
         let v = &r.verdict;
-        self.line(format!("# {}: {}, {}\n", cell(&r.drill), v.drill, if v.clean { "clean" } else { "NOT CLEAN" }));
+        self.line(format!("# {}: {}, {}\n", cell(&r.drill), v.drill, v.cleanness()));
         if r.sandbox {
             self.line("**SANDBOX: not evidence of anything.**\n");
         }
@@ -86,9 +86,12 @@ impl Markdown {
         ];
         rows.extend(r.parameters.iter().map(|(k, v)| vec![format!("Parameter {k}"), v.clone()]));
         self.table(&["", ""], rows);
-        for (heading, items) in
-            [("Why it did not pass", &v.reasons), ("Left, or not proven to be gone", &v.unclean), ("Deviations", &r.deviations)]
-        {
+        for (heading, items) in [
+            ("Why it did not pass", &v.reasons),
+            ("Left, or not proven to be gone", &v.unclean),
+            ("Stays: declared irreversible (`undo: none`)", &v.stays),
+            ("Deviations", &r.deviations),
+        ] {
             if !items.is_empty() {
                 self.line(format!("## {heading}\n"));
                 for item in items {
@@ -136,7 +139,7 @@ impl Markdown {
         self.line("## Faults, their effect, and the proof of cleaning up\n");
         let rows = r.faults.iter().map(|f| {
             let effect = f.effect.clone().unwrap_or_else(|| "NOT PROVEN".to_owned());
-            let effect = f.hold_broken.as_ref().map_or(effect.clone(), |b| format!("{effect}; UNDONE BY OTHERS: {b}"));
+            let effect = f.hold_broken.as_ref().map_or(effect.clone(), |b| format!("{effect}; DID NOT HOLD: {b}"));
             vec![
                 f.step.clone(),
                 f.kind.clone(),
@@ -148,6 +151,11 @@ impl Markdown {
             ]
         });
         self.table(&["Step", "Fault", "Objects", "Injected", "Proof of effect", "Revert", "Proof that it is gone"], rows);
+        let touched: Vec<_> = r.faults.iter().flat_map(|f| f.touched.iter().map(|what| vec![f.step.clone(), what.clone()])).collect();
+        if !touched.is_empty() {
+            self.line("### What the faults touched\n");
+            self.table(&["Step", "What"], touched);
+        }
     }
 
     fn measured(&mut self, r: &Report) {

@@ -13,12 +13,15 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod touched;
 mod write;
 
 pub(crate) use data::revert_word;
 pub use data::{Report, SCHEMA, collect};
 pub use json::{json, schema};
+pub(crate) use terminal::at_blanks;
 pub use terminal::terminal;
+pub(crate) use touched::beyond_api;
 pub use write::{FILES, ReportError, altered, differing, write};
 
 use crate::{

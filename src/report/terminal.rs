@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use owo_colors::{OwoColorize as _, Style};
+use textwrap::{Options, WordSeparator, WordSplitter};
 
 use super::{Report, collect};
 use crate::{
@@ -22,6 +23,12 @@ pub fn terminal(records: &[Record], width: usize, color: bool) -> String {
     }
 }
 
+/// Lines broken at blanks alone: a path, a digest or a command that is cut in two cannot be copied. A longer word has a line to itself.
+pub(crate) fn at_blanks(text: &str, width: usize) -> Vec<std::borrow::Cow<'_, str>> {
+    let how = Options::new(width).break_words(false).word_splitter(WordSplitter::NoHyphenation);
+    textwrap::wrap(text, how.word_separator(WordSeparator::AsciiSpace))
+}
+
 struct Page {
     width: usize,
     color: bool,
@@ -36,7 +43,7 @@ impl Page {
     /// A paragraph whose first line begins with `head` (which has `head_width` columns) and whose others are indented as far.
     fn hanging(&mut self, head: &str, indent: usize, text: &str) {
         let wide = self.width.saturating_sub(indent).max(20);
-        let lines = textwrap::wrap(text, wide);
+        let lines = at_blanks(text, wide);
         for (n, line) in lines.iter().enumerate() {
             let lead = if n == 0 { head.to_owned() } else { " ".repeat(indent) };
             // Writing to a String cannot fail.
@@ -58,9 +65,12 @@ impl Page {
             let _ = writeln!(self.text, "{banner}");
         }
         self.top(report);
+        self.stays(report);
         self.objectives(report);
         self.counts(report);
         self.marks(report);
+        let touched: Vec<String> = report.faults.iter().flat_map(|fault| fault.touched.iter().cloned()).collect();
+        self.list("What the faults touched", &touched);
         self.list("Deviations", &report.deviations);
         self.bottom(report);
         self.text
@@ -74,9 +84,15 @@ impl Page {
             DrillVerdict::Inconclusive | DrillVerdict::Aborted => Style::new().yellow().bold(),
         };
         let word = self.paint(&verdict.drill.to_string().to_uppercase(), style);
-        let clean =
-            if verdict.clean { self.paint("clean", Style::new().green()) } else { self.paint("NOT CLEAN", Style::new().red().bold()) };
-        let _ = writeln!(self.text, "{word}, {clean}: {}", report.drill);
+        let style = match (verdict.clean, verdict.stays.is_empty()) {
+            (true, true) => Style::new().green(),
+            (true, false) => Style::new().yellow(),
+            (false, _) => Style::new().red().bold(),
+        };
+        // What stays has a heading of its own below: the first line must fit.
+        let clean = self.paint(if verdict.clean { "clean" } else { "NOT CLEAN" }, style);
+        let _ =
+            writeln!(self.text, "{word}, {clean}{}: {}", if verdict.stays.is_empty() { "" } else { " but for what stays" }, report.drill);
         self.hanging("  ", 2, &report.summary);
         let took = report.duration_us.map_or_else(String::new, |us| format!(", {}", crate::verdict::time(us)));
         self.hanging("  ", 2, &format!("{} on {}, {}{took}, seed {}", report.environment, report.cluster, report.started, report.seed));
@@ -89,6 +105,11 @@ impl Page {
                 self.hanging("  - ", 4, left);
             }
         }
+    }
+
+    /// What nobody was to undo.
+    fn stays(&mut self, report: &Report) {
+        self.list("Stays: declared irreversible (`undo: none`)", &report.verdict.stays);
     }
 
     fn objectives(&mut self, report: &Report) {

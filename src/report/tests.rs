@@ -109,6 +109,11 @@ fn the_terminal_summary_keeps_its_width_and_is_plain_unless_asked() {
             assert!(!line.contains('\u{1b}'), "{line}");
         }
     }
+    // A word that is longer than a line is not broken: nobody could copy it.
+    let mut t = Tape::new();
+    let long = format!("/evidence/{}", "a-long-name/".repeat(12));
+    t.push(100, Event::Deviation { detail: format!("kept in {long} for now") });
+    assert!(terminal(&t.records(), 60, false).lines().any(|line| line.trim() == long), "{}", terminal(&t.records(), 60, false));
     let coloured = terminal(&records, 80, true);
     assert!(coloured.contains("\u{1b}["));
 }

@@ -100,6 +100,7 @@ fn describe<'a>(record: &'a Record, plan: &Plan) -> (&'a Stamp, Option<String>) 
             };
             (at, Some(format!("taken over {word} by {by} (clock {clock})")))
         }
+        Event::LeasesTaken { leases } if leases.is_empty() => (at, Some("no Lease is needed: nothing is touched".to_owned())),
         Event::LeasesTaken { leases } => (at, Some(format!("Leases taken: {}", leases.join(", ")))),
         Event::LeaseLost { detail } => (at, Some(format!("Leases LOST: {detail}"))),
         Event::EndedElsewhere { at } => (at, Some("whoever took the drill over has reverted it and ended it clean".to_owned())),
@@ -144,7 +145,7 @@ fn describe<'a>(record: &'a Record, plan: &Plan) -> (&'a Stamp, Option<String>) 
         Event::InjectFailed { fault: id, detail, start } => (start, Some(format!("fault could NOT be injected: {}: {detail}", fault(id)))),
         Event::Effective { fault: id, at, proof } => (at, Some(format!("fault proven to bite: {}: {proof}", fault(id)))),
         Event::NotEffective { fault: id, detail } => (at, Some(format!("fault NOT proven to bite: {}: {detail}", fault(id)))),
-        Event::HoldBroken { fault: id, at, detail } => (at, Some(format!("fault UNDONE by others: {}: {detail}", fault(id)))),
+        Event::HoldBroken { fault: id, at, detail } => (at, Some(format!("fault did NOT hold: {}: {detail}", fault(id)))),
         Event::RevertIntent { fault: id, because } => (at, Some(format!("revert begins: {} ({because})", fault(id)))),
         Event::Reverted { fault: id, result, detail, end } => {
             (end, Some(format!("revert ended: {}: {}: {detail}", fault(id), revert_word(*result)).trim_end_matches(": ").to_owned()))

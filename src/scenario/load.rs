@@ -304,7 +304,7 @@ fn files_of_steps(
         let at = node.and_then(|n| n.items().get(i));
         if let Some(file) = step.runbook.as_ref().and_then(|r| r.file.as_deref()) {
             let span = at.and_then(|n| n.get("runbook")).and_then(|n| n.get("file")).or(at).map_or_else(Default::default, |n| n.span);
-            if let Some(text) = side_file(&dir.join(file), file, span, gather) {
+            if let Some(text) = side_file(dir, file, span, gather) {
                 match crate::runbook::parse(&text) {
                     Ok(items) => {
                         let items = items.into_iter().map(|item| item.title).collect();
@@ -316,7 +316,7 @@ fn files_of_steps(
         }
         if let Some(manifest) = step.inject.as_ref().and_then(|f| f.manifest.as_ref()) {
             let place = at.and_then(|n| n.get("inject")).and_then(|n| n.get("manifest")).and_then(|n| n.get("file")).or(at);
-            let _ = side_file(&dir.join(&manifest.file), &manifest.file, place.map_or_else(Default::default, |n| n.span), gather);
+            let _ = side_file(dir, &manifest.file, place.map_or_else(Default::default, |n| n.span), gather);
         }
         if let Some(steps) = &step.parallel {
             let steps: Vec<_> = steps.iter().map(Some).collect();
@@ -325,12 +325,31 @@ fn files_of_steps(
     }
 }
 
-/// A file beside the scenario, no more of it than a scenario may be long.
-fn side_file(path: &Path, name: &str, span: Span, gather: &mut Gather) -> Option<String> {
+/// A file in the scenario's folder, no more of it than a scenario may be long.
+fn side_file(dir: &Path, name: &str, span: Span, gather: &mut Gather) -> Option<String> {
+    // That it leads out of the folder was said.
+    if !check::is_beside(name) {
+        return None;
+    }
+    let path = &dir.join(name);
     if !path.is_file() {
         let help = format!("it is looked for at {}", path.display());
         gather.mistake(span, format!("file `{}` does not exist", clip(name))).help(help);
         return None;
+    }
+    let folder = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    match (folder.canonicalize(), path.canonicalize()) {
+        (Ok(folder), Ok(real)) if !real.starts_with(&folder) => {
+            gather
+                .mistake(span, format!("file `{}` is a link that leads out of the scenario's folder", clip(name)))
+                .help(format!("it leads to {}: put the file itself into the folder", real.display()));
+            return None;
+        }
+        (Ok(_), Ok(_)) => {}
+        (Err(error), _) | (_, Err(error)) => {
+            gather.mistake(span, format!("failed to read file `{}`: {error}", clip(name)));
+            return None;
+        }
     }
     let mut text = String::new();
     match std::fs::File::open(path).and_then(|file| file.take(MAX_BYTES as u64).read_to_string(&mut text)) {

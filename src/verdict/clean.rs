@@ -1,7 +1,24 @@
 //! Whether the cluster was proven to be as it was.
 
 use super::facts::Facts;
-use crate::journal::RevertResult;
+use crate::{
+    journal::RevertResult,
+    scenario::types::{OneOf as _, UndoPolicy},
+};
+
+/// What stays of faults that were declared irreversible: nobody undoes them, and nobody looks whether they are gone.
+pub(super) fn stays(facts: &Facts<'_>) -> Vec<String> {
+    let of_plan = facts.plan.leaf_steps();
+    let left = facts.faults.iter().filter(|(_, fault)| matches!(fault.reverted, Some((_, RevertResult::NotOurs, _))) && !fault.of_helper);
+    left.filter_map(|(id, fault)| {
+        let step = of_plan.iter().find(|step| step.fault == Some(*id))?;
+        let spec = step.spec.inject.as_ref().filter(|spec| spec.undo == Some(UndoPolicy::None))?;
+        let objects: Vec<String> = fault.objects.iter().map(ToString::to_string).collect();
+        let on = if objects.is_empty() { String::new() } else { format!(" on {}", objects.join(", ")) };
+        Some(format!("what `{}` did{on} (`{}`)", step.title, spec.kind_name().unwrap_or("fault")))
+    })
+    .collect()
+}
 
 /// What is left, or not proven to be gone. Empty when clean: silence is not proof.
 pub(super) fn left(facts: &Facts<'_>) -> Vec<String> {

@@ -14,6 +14,8 @@ use crate::{
 pub(super) struct FaultFacts<'a> {
     pub(super) intent: Option<&'a Stamp>,
     pub(super) objects: Vec<&'a TouchedObject>,
+    /// A helper made it, which undoes what it holds when it ends.
+    pub(super) of_helper: bool,
     pub(super) injected: Option<(&'a Stamp, &'a Stamp)>,
     pub(super) failed: Option<(&'a Stamp, &'a str)>,
     pub(super) effective: Option<(&'a Stamp, &'a str)>,
@@ -157,11 +159,12 @@ impl<'a> Facts<'a> {
                 self.steps.entry(step).or_default().started.get_or_insert(start);
             }
             Event::StepEnded { step, outcome, detail, end } => self.steps.entry(step).or_default().ended = Some((end, *outcome, detail)),
-            Event::Intent { fault, objects, .. } => {
+            Event::Intent { fault, objects, undo, .. } => {
                 self.touched = true;
                 let facts = self.faults.entry(*fault).or_default();
                 facts.intent.get_or_insert(&record.at);
                 facts.objects = objects.iter().collect();
+                facts.of_helper = undo.of_helper();
             }
             Event::Injected { fault, start, end } => {
                 let facts = self.faults.entry(*fault).or_default();
@@ -236,11 +239,11 @@ impl<'a> Facts<'a> {
         self.plan.leaf_steps().iter().find(|s| s.fault == Some(id)).map_or_else(|| format!("fault {id}"), |s| s.title.clone())
     }
 
-    /// If the fault was undone by others while it should hold: when, and what to say.
+    /// If the fault did not hold while it should: when, and what to say. Others have undone it, or it did not come to what it was to be.
     pub(super) fn hold_broken(&self, fault: Option<FaultId>) -> Option<(&'a Stamp, String)> {
         let id = fault?;
         let (at, detail) = self.faults.get(&id)?.broken?;
-        Some((at, format!("the fault of `{}` was undone by others while it should hold: {detail}", self.fault_title(id))))
+        Some((at, format!("the fault of `{}` did not hold while it should: {detail}", self.fault_title(id))))
     }
 
     /// When the drill itself took the fault away after its steps, if that changed anything: what recovers from then on did

@@ -143,12 +143,26 @@ pub struct Verdict {
     pub reasons: Vec<String>,
     /// What is left, or not proven to be gone; empty when clean.
     pub unclean: Vec<String>,
+    /// What stays because the scenario declared it irreversible (`undo: none`). Clean is all but that.
+    #[serde(default)]
+    pub stays: Vec<String>,
     /// Each objective, in the scenario's order.
     pub objectives: Vec<ObjectiveVerdict>,
     /// Named instants, in order of time.
     pub marks: Vec<Mark>,
     /// Whether it was a sandbox drill: never evidence.
     pub sandbox: bool,
+}
+
+impl Verdict {
+    /// Whether it is clean, in words.
+    pub const fn cleanness(&self) -> &'static str {
+        match (self.clean, self.stays.is_empty()) {
+            (true, true) => "clean",
+            (true, false) => "clean but for what was declared irreversible",
+            (false, _) => "NOT CLEAN",
+        }
+    }
 }
 
 /// What became of one objective.
@@ -261,6 +275,7 @@ pub fn judge(records: &[Record]) -> Verdict {
             clean: false,
             reasons: vec!["the journal does not begin with the drill's plan".to_owned()],
             unclean: vec!["nothing is known of what was touched".to_owned()],
+            stays: Vec::new(),
             objectives: Vec::new(),
             marks: Vec::new(),
             sandbox: false,
@@ -275,6 +290,7 @@ pub fn judge(records: &[Record]) -> Verdict {
         clean: unclean.is_empty(),
         reasons,
         unclean,
+        stays: clean::stays(&facts),
         marks: marks::all(&facts),
         objectives,
         sandbox: facts.sandbox,

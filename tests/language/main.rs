@@ -112,8 +112,8 @@ fn wrapped(what: &str, text: &str) -> (String, Option<(usize, usize)>) {
             ),
         )],
         "fault" => vec![
-            ("targets", format!("{}\n    claim: {{namespace: shop, pvc: data}}", part("targets"))),
-            ("limits", "  limits: {pods: 9, objects: 9, volumes: 9, duration: 20m}".to_owned()),
+            ("targets", format!("{}\n    claim: {{namespace: shop, pvc: data}}\n    all: {{nodes: \"a=b\"}}", part("targets"))),
+            ("limits", "  limits: {pods: 9, nodes: 9, objects: 9, volumes: 9, duration: 20m}".to_owned()),
             ("steps", format!("{}\n    - {{inject: {text}}}", part("steps"))),
         ],
         "objective" => vec![("objectives", format!("{}\n    - {text}", part("objectives")))],
@@ -411,6 +411,11 @@ fn a_runbook_must_be_there_and_have_the_steps_an_objective_names() {
     std::fs::write(&file, &scenario).unwrap();
     let line = |checked: &Checked| checked.diagnostics.iter().map(|d| d.message.clone()).collect::<Vec<_>>();
     assert_eq!(line(&check_file(&file, &[])), ["file `book.md` does not exist"]);
+    // Nor may it lie elsewhere, behind a link.
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("book.md")).unwrap();
+    assert_eq!(line(&check_file(&file, &[])), ["file `book.md` is a link that leads out of the scenario's folder"]);
+    std::fs::remove_file(folder.path().join("book.md")).unwrap();
     // Together with every other mistake.
     std::fs::write(&file, scenario.replace("within: 5m", "within: 5")).unwrap();
     assert_eq!(line(&check_file(&file, &[])).len(), 2, "{:?}", line(&check_file(&file, &[])));

@@ -32,6 +32,7 @@ pub(super) fn of(plan: &Plan, event: &Event) -> Option<(Tone, String)> {
         Event::Started { drill, by, .. } => (Tone::Plain, format!("drill {drill} started by {by}")),
         Event::Confirmed { by } => (Tone::Plain, format!("plan agreed to by {by}")),
         Event::Resumed { by, intent, .. } => (Tone::Warn, format!("taken over by {by} to {intent:?}").to_lowercase()),
+        Event::LeasesTaken { leases } if leases.is_empty() => (Tone::Plain, "no lease is needed: nothing is touched".to_owned()),
         Event::LeasesTaken { leases } => (Tone::Plain, format!("leases held: {}", leases.join(", "))),
         Event::LeaseLost { detail } => (Tone::Bad, format!("lease lost: {detail}")),
         Event::EndedElsewhere { .. } => (Tone::Plain, "ended clean by whoever took it over".to_owned()),
@@ -89,7 +90,7 @@ pub(super) fn of(plan: &Plan, event: &Event) -> Option<(Tone, String)> {
         Event::InjectFailed { fault: id, detail, .. } => (Tone::Bad, format!("{} could not be injected: {detail}", fault(*id))),
         Event::Effective { fault: id, proof, .. } => (Tone::Bad, format!("{} bit: {proof}", fault(*id))),
         Event::NotEffective { fault: id, detail } => (Tone::Bad, format!("{} had no effect: {detail}", fault(*id))),
-        Event::HoldBroken { fault: id, detail, .. } => (Tone::Bad, format!("{} was undone by others: {detail}", fault(*id))),
+        Event::HoldBroken { fault: id, detail, .. } => (Tone::Bad, format!("{} did not hold: {detail}", fault(*id))),
         Event::RevertIntent { fault: id, because } => (Tone::Plain, format!("{} is being undone ({because})", fault(*id))),
         Event::Reverted { fault: id, result, detail, .. } => {
             let tone = if *result == crate::journal::RevertResult::Failed { Tone::Bad } else { Tone::Plain };

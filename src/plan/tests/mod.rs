@@ -28,7 +28,9 @@ fn allowed() -> BTreeMap<String, String> {
 
 fn pod(uid: &str, node: &str, owner: &str, pairs: &[(&str, &str)]) -> PodSeen {
     let (node, owner) = (node.to_owned(), owner.to_owned());
-    PodSeen { uid: uid.to_owned(), labels: labelled(pairs), node, owner, ready: true, ..PodSeen::default() }
+    let mount = |path: &str, unfit| MountSeen { container: "main".to_owned(), path: path.to_owned(), unfit };
+    let mounts = vec![mount("/data", None), mount("/etc/conf", Some("is neither of a claim nor an emptyDir"))];
+    PodSeen { uid: uid.to_owned(), labels: labelled(pairs), node, owner, ready: true, mounts, ..PodSeen::default() }
 }
 
 /// A shop with a database of three, a web of four, a backup job and a budget.

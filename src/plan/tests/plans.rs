@@ -263,7 +263,10 @@ fn what_a_reader_should_know_is_said_and_refuses_nothing() {
     says(&plan, "probe `orders`: Service shop/orders-db does not exist (yet)");
     says(&plan, "budgets of shop could not be read");
     let policy = |undo: &str| json!({"steps": [{"name": "lose it", "inject": {"freeze": {"target": "primary"}, "undo": undo}}]});
-    says(&planned(&policy("none")), "step `lose it`: `freeze` is never undone: irreversible");
+    says(&planned(&policy("none")), "step `lose it`: `freeze` is undone by no revert; its helper undoes what it holds when the drill ends");
+    let scaled = json!({"targets": {"t": {"namespace": "shop", "deployment": "web"}}, "limits": {"pods": 4, "objects": 1}, "probes": {},
+        "objectives": [], "steps": [{"name": "none", "inject": {"scale": {"target": "t", "replicas": 0}, "undo": "none"}}]});
+    says(&planned(&scaled), "step `none`: `scale` is never undone: irreversible");
     says(&planned(&policy("runbook")), "step `lose it`: `freeze` is undone only by the runbook");
     let later = json!({"targets": {"primary": {"namespace": "shop", "pods": "cluster=orders,role=master"}, "copy": {"namespace": "shop", "pods": "a=b"}},
         "probes": {"checkout": {"http": {"url": "http://x"}}, "c": {"pods": {"target": "copy", "ready": 1}}}, "objectives": []});

@@ -345,7 +345,18 @@ fn nodes_and_volumes_have_limits_of_their_own() {
         refusals(primary.clone(), fill.clone(), json!({"pods": 1})),
         ["step `s`: with it the drill breaks 1 volume, and `limits.volumes` is 0"]
     );
-    assert_eq!(refusals(primary, fill, json!({"volumes": 1})), Vec::<String>::new());
+    assert_eq!(refusals(primary.clone(), fill, json!({"volumes": 1})), Vec::<String>::new());
+    // And there must be one.
+    for (path, why) in [
+        ("/etc", "no volume is mounted at or above /etc; volumes are at /data"),
+        ("/database", "no volume is mounted at or above /database; volumes are at /data"),
+        ("/etc/conf/a", "the volume at /etc/conf is neither of a claim nor an emptyDir"),
+        ("/data/../etc", "may lead out of the volume"),
+    ] {
+        let delete = json!({"deleteFiles": {"target": "t", "path": path}});
+        let found = refusals(primary.clone(), delete, json!({"volumes": 1}));
+        assert!(found.len() == 1 && found[0].contains(why), "{path}: {found:?}");
+    }
     // A node that has gone since its target was resolved.
     let spec: Target = serde_json::from_value(json!({"zone": "z1"})).unwrap();
     let target = resolve::resolve("t", &spec, &snapshot, 7).unwrap();

@@ -417,7 +417,7 @@ impl Cutting for CutOff {
             return Err("the pod is gone, and its traffic with it".to_owned());
         }
         if self.net.has_cuts(self.ip, &self.name) {
-            Ok(format!("{} cuts of its traffic", self.count))
+            Ok(format!("{} of its traffic", crate::scenario::diag::counted(self.count, "cut")))
         } else {
             Err("its traffic passes again".to_owned())
         }

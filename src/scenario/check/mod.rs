@@ -3,6 +3,7 @@
 //! Both gather everything they find. A part whose shape is wrong is left out of the second check, but for the names in it; and
 //! what refers to it is not called dangling.
 
+mod acts;
 mod faults;
 mod model;
 mod names;
@@ -18,3 +19,4 @@ pub use faults::{Counts, FaultRule, fault_rule, placements};
 pub(crate) use model::Model;
 pub(crate) use shape::shape;
 pub(crate) use spec::{document, environment, scenario};
+pub(crate) use text::is_beside;

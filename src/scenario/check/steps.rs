@@ -1,23 +1,17 @@
 //! Steps and the faults in them.
 
 use super::{
-    fault_rule,
+    acts, fault_rule,
     model::{At, StepInfo},
     placements,
-    probes::postgres,
     spec::{Cx, unique},
     targets::at_least,
+    text,
 };
 use crate::scenario::{
     diag::clip,
-    types::{CutHow, Dur, FaultSpec, OneOf, Runbook, Step, TargetKind, UndoPolicy, WaitFor},
+    types::{Dur, FaultSpec, OneOf, Runbook, Step, TargetKind, UndoPolicy, WaitFor},
 };
-
-/// Signals by name.
-const SIGNALS: &[&str] = &[
-    "SIGHUP", "SIGINT", "SIGQUIT", "SIGABRT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGPIPE",
-    "SIGALRM", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE",
-];
 
 pub(super) fn check(cx: &mut Cx<'_>) {
     let steps: &[StepInfo] = cx.steps;
@@ -142,14 +136,10 @@ fn revert(cx: &mut Cx<'_>, at: At<'_>, name: &str, top: usize) {
 }
 
 fn runbook(cx: &mut Cx<'_>, at: At<'_>, runbook: &Runbook) {
-    if let Some(file) = &runbook.file {
-        let path = std::path::Path::new(file);
-        let outside = path.is_absolute() || path.components().any(|c| matches!(c, std::path::Component::ParentDir));
-        if file.is_empty() || outside {
-            cx.gather
-                .mistake(at.get("file").span(), format!("`{}` is not a file beside the scenario", clip(file)))
-                .help("write a path below the scenario's own folder, for example `runbooks/restore.md`");
-        }
+    if let Some(file) = runbook.file.as_ref().filter(|file| !text::is_beside(file)) {
+        cx.gather
+            .mistake(at.get("file").span(), format!("`{}` is not a file beside the scenario", clip(file)))
+            .help("write a path below the scenario's own folder, for example `runbooks/restore.md`");
     }
     if let Some(job) = &runbook.cron_job {
         if job.parse::<crate::scenario::types::ServiceRef>().map_or(true, |name| name.port.is_some()) {
@@ -268,112 +258,7 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
                 .help("leave `placement` out");
         }
     }
-    if let Some(cut) = &fault.cut_backup_job
-        && cut.after.is_some()
-        && cut.how != CutHow::KillRunning
-    {
-        cx.gather.mistake(place.get("after").key(), "`after` goes with `how: killRunning`");
-    }
-    if let Some(signal) = &fault.signal
-        && !SIGNALS.contains(&signal.signal.as_str())
-    {
-        cx.gather
-            .mistake(place.get("signal").span(), format!("`{}` is no signal", clip(&signal.signal)))
-            .help_if(crate::scenario::diag::nearest(&signal.signal, SIGNALS.iter().copied()).map(|s| format!("did you mean `{s}`?")))
-            .help("write for example `SIGTERM`");
-    }
-    if let Some(fill) = fault.fill_disk.as_ref().or(fault.fill_node_disk.as_ref()) {
-        match (fill.to.is_some(), fill.leave.is_some()) {
-            (true, false) | (false, true) => {}
-            (true, true) => drop(
-                cx.gather
-                    .mistake(place.get("leave").key(), "`to` and `leave` are both set")
-                    .also(place.get("to").key(), "to")
-                    .help("keep one of them"),
-            ),
-            (false, false) => drop(
-                cx.gather
-                    .mistake(place.key(), format!("`{kind}` needs `to` or `leave`"))
-                    .help("write for example `to: 100%` or `leave: 10Mi`"),
-            ),
-        }
-        if let Some(over) = fill.over.filter(|over| *over > cx.model.limits.duration) {
-            let limit = cx.model.limits.duration;
-            cx.gather
-                .mistake(
-                    place.get("over").span(),
-                    format!("it would take {over} to fill, and the drill is aborted after `limits.duration`: {limit}"),
-                )
-                .help("raise `limits.duration`, or fill faster");
-        }
-        let on_pods = cx.model.targets.get(&fill.target).and_then(Option::as_ref).and_then(|t| t.kind()) == Some(TargetKind::Pods);
-        if kind == "fillDisk" && on_pods && fill.path.is_none() {
-            cx.gather.mistake(place.key(), "`fillDisk` on pods needs the `path` of a volume").help("write for example `path: /data`");
-        }
-    }
-    for path in [fault.corrupt_file.as_ref().map(|f| &f.path), fault.delete_files.as_ref().map(|f| &f.path)].into_iter().flatten() {
-        if !path.starts_with('/') {
-            cx.gather
-                .mistake(place.get("path").span(), format!("`{}` does not start with `/`", clip(path)))
-                .help("write the whole path inside the container");
-        }
-    }
-    if let Some(partition) = &fault.partition {
-        for i in partition.ports.iter().enumerate().filter(|(_, port)| **port == 0).map(|(i, _)| i) {
-            cx.gather.mistake(place.get("ports").item(i).span(), "there is no port 0").help("it must be from 1 to 65535");
-        }
-        for (i, peer) in partition.peers.iter().enumerate() {
-            cx.target(place.get("peers").item(i), peer, &[TargetKind::Pods, TargetKind::Service, TargetKind::Nodes], "a peer");
-        }
-        for (i, cidr) in partition.cidrs.iter().enumerate() {
-            let ok = cidr.split_once('/').is_some_and(|(address, bits)| {
-                let longest = match address.parse::<std::net::IpAddr>() {
-                    Ok(std::net::IpAddr::V4(_)) => 32u8,
-                    Ok(std::net::IpAddr::V6(_)) => 128,
-                    Err(_) => return false,
-                };
-                bits.parse::<u8>().is_ok_and(|b| b <= longest)
-            });
-            if !ok {
-                cx.gather
-                    .mistake(place.get("cidrs").item(i).span(), format!("`{}` is not a network", clip(cidr)))
-                    .help("write for example `10.0.0.0/8`");
-            }
-        }
-    }
-    if let Some(sql) = &fault.sql {
-        postgres(cx, place.get("postgres"), &sql.postgres, false);
-        for (key, text) in [("statement", Some(&sql.statement)), ("revert", sql.revert.as_ref())] {
-            let Some(text) = text else { continue };
-            if text.trim().is_empty() {
-                cx.gather.mistake(place.get(key).span(), "the statement is empty");
-            } else if let Some(why) = crate::scenario::statement::refusal(text) {
-                cx.gather.mistake(place.get(key).span(), format!("no statement for a fault: {why}"));
-            }
-        }
-        if sql.max_rows == 0 {
-            cx.gather.mistake(place.get("maxRows").span(), "`maxRows: 0` would roll every statement back: no fault");
-        }
-    }
-    if let Some(custom) = &fault.custom {
-        for (key, command) in
-            [("inject", &custom.inject), ("effective", &custom.effective), ("revert", &custom.revert), ("gone", &custom.gone)]
-        {
-            if command.is_empty() {
-                cx.gather.mistake(place.get(key).key(), format!("the command `{key}` is empty")).help("the contract needs all four");
-            }
-        }
-        if let Some(within) = custom.within {
-            cx.positive(place.get("within"), "`within`", within);
-        }
-    }
-    if let Some(manifest) = &fault.manifest {
-        for (key, text) in [("effective", Some(&manifest.effective)), ("gone", manifest.gone.as_ref())] {
-            if let Some(Err(why)) = text.map(|text| super::text::cel(text)) {
-                cx.gather.mistake(place.get(key).span(), why);
-            }
-        }
-    }
+    acts::check(cx, place, fault, kind);
 }
 
 /// Whether the fault's undo policy can be kept.

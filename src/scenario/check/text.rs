@@ -81,6 +81,13 @@ pub(crate) fn host_port(text: &str) -> Result<(), String> {
     if fine { Ok(()) } else { wrong("the host cannot be one") }
 }
 
+/// Whether a file's name leads to the scenario's own folder or below it; links are not followed for that.
+pub(crate) fn is_beside(file: &str) -> bool {
+    let path = std::path::Path::new(file);
+    let parts = || path.components();
+    !file.is_empty() && !path.is_absolute() && !parts().any(|part| matches!(part, std::path::Component::ParentDir))
+}
+
 /// A DNS name or an IPv4 address.
 pub(crate) fn host_name(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);

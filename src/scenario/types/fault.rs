@@ -292,7 +292,7 @@ pub struct Partition {
     /// Only these ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
-    /// Only name look-ups.
+    /// Name look-ups: port 53, alone or beside those of `ports`.
     #[serde(default)]
     pub dns: bool,
     /// Which way; default both.
@@ -349,7 +349,7 @@ pub struct CustomFault {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ManifestFault {
-    /// A YAML file beside the scenario.
+    /// A YAML file in the scenario's folder or below it.
     pub file: String,
     /// CEL over `object`, true when it bit.
     pub effective: String,

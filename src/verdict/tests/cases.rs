@@ -93,7 +93,7 @@ fn no_pass_without_an_end_a_steady_state_an_effect_or_an_objective() {
     inconclusive(j, "nothing to act on");
     let mut j = healthy();
     j.push(2_000, Event::HoldBroken { fault: 0, at: at(2_000), detail: "resumed by somebody".into() });
-    inconclusive(j, "undone by others");
+    inconclusive(j, "did not hold while it should");
     let mut j = healthy();
     j.step("break more", |s| s.inject = Some(FaultSpec::default()));
     inconclusive(j, "`break more` was never injected");
@@ -138,6 +138,18 @@ fn clean_needs_proof() {
     // Nothing was ever touched.
     let j = Tape::new();
     assert!(j.judge().clean);
+    // What was declared irreversible is named, and what the runbook restores is none of that.
+    for (policy, stays) in [(UndoPolicy::None, 1), (UndoPolicy::Runbook, 0)] {
+        let mut j = healthy();
+        j.plan.steps[0].spec.inject.as_mut().unwrap().undo = Some(policy);
+        j.revert(12_000, RevertResult::NotOurs);
+        let verdict = j.judge();
+        assert!(verdict.clean && verdict.stays.len() == stays, "{policy:?}: {:?}", verdict.stays);
+        assert_eq!(verdict.cleanness().contains("declared irreversible"), stays == 1);
+        assert!(verdict.stays.iter().all(|what| what == "what `break it` did on Pod shop/orders-db-0 (`freeze`)"), "{:?}", verdict.stays);
+        let shown = crate::report::terminal(&j.records(), 100, false);
+        assert_eq!(shown.contains("clean but for what stays"), stays == 1, "{shown}");
+    }
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn an_alert_that_proves_nothing_is_not_met() {
     inconclusive(j, "no heartbeat alert is configured");
     let mut j = paged();
     j.push(11_000, Event::HoldBroken { fault: 0, at: at(11_000), detail: "thawed".into() });
-    inconclusive(j, "undone by others");
+    inconclusive(j, "did not hold while it should");
 }
 
 #[test]
