@@ -31,6 +31,7 @@ pub mod gate;
 mod hint;
 pub mod journal;
 pub mod labels;
+mod lean;
 pub mod net;
 pub mod plan;
 #[cfg(debug_assertions)]

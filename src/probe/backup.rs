@@ -18,6 +18,7 @@ use crate::{
     clock::{Clock, utc},
     cluster::{Cluster, why},
     journal::Reading,
+    lean::LeanPod,
     scenario::types::{BackupProbe, Dur},
 };
 
@@ -121,9 +122,10 @@ impl Backup {
     }
 
     async fn ask(&self) -> Result<Option<Found>, Asked> {
-        let api: Api<Pod> = self.cluster.api(&self.namespace);
+        let api: Api<LeanPod> = Api::namespaced(self.cluster.client.clone(), &self.namespace);
         let pods = api.list(&self.matching.params()).await;
         let pods = pods.map_err(|error| Asked::NotAsked(format!("failed to list pods: {}", why(&error))))?.items;
+        let pods: Vec<Pod> = pods.into_iter().map(Pod::from).collect();
         let mut ready: Vec<String> = pods.iter().filter(|pod| self.matching.owns(pod) && is_ready(pod)).map(Pod::name_any).collect();
         ready.sort_unstable();
         let pod = ready.first().ok_or_else(|| Asked::NotAsked("no pod of the target is ready".to_owned()))?;

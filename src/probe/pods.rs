@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{ProbeCx, sample::Outcome, sampler::Take};
 use crate::{
     cluster::{WATCH_SECS, WatchPause, why},
+    lean::LeanPod,
     scenario::types::{PodsProbe, Target},
 };
 
@@ -31,7 +32,7 @@ pub(super) fn take(cx: &ProbeCx, probe: &PodsProbe) -> Result<(Take, Option<mpsc
     let watched: Api<PartialObjectMeta<Pod>> = Api::namespaced(cx.cluster.streams.clone(), &namespace);
     let events = watcher::watcher(watched, matching.config());
     let watch = Arc::new(AbortOnDropHandle::new(tokio::spawn(crate::gate::own(follow(events, nudge)))));
-    let api: Api<Pod> = Api::namespaced(cx.cluster.client.clone(), &namespace);
+    let api: Api<LeanPod> = Api::namespaced(cx.cluster.client.clone(), &namespace);
     let ready = probe.ready;
     let take: Take = Box::new(move || {
         let (api, matching, watch) = (api.clone(), matching.clone(), watch.clone());
@@ -101,11 +102,12 @@ impl Matching {
     }
 }
 
-async fn count(api: &Api<Pod>, matching: &Matching, wanted: u32) -> Outcome {
+async fn count(api: &Api<LeanPod>, matching: &Matching, wanted: u32) -> Outcome {
     let pods = match api.list(&matching.params()).await {
         Ok(pods) => pods.items,
         Err(error) => return Outcome::unknown(format!("failed to list pods: {}", why(&error))),
     };
+    let pods: Vec<Pod> = pods.into_iter().map(Pod::from).collect();
     judge(pods.iter().filter(|pod| matching.owns(pod)), wanted)
 }
 

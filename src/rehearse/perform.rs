@@ -117,7 +117,7 @@ async fn on(case: &Case<'_>, stage: &Stage) -> Result<Rehearsal, RehearsalError>
     crate::agent::pods::ensure_namespace(&stage.cluster, &own).await.map_err(|error| refused(error.to_string()))?;
     let disk = Disk::Memory(crate::journal::MemoryDisk::default());
     stage.grant(&plan).await?;
-    let begun = stage.sandbox.audit().len();
+    let begun = stage.sandbox.audited(<[AuditEntry]>::len);
     let options = DrillOptions {
         by: "rehearsal".to_owned(),
         confirmed_by: Some("nobody: it is a sandbox".to_owned()),
@@ -151,16 +151,17 @@ async fn on(case: &Case<'_>, stage: &Stage) -> Result<Rehearsal, RehearsalError>
     drop(participants);
     let mut records = crate::journal::read_on(&disk, &drill.evidence().journal()).map_err(|error| refused(error.to_string()))?;
     records.extend(end.unwritten);
-    let audit = stage.sandbox.audit();
     let mut touched: BTreeMap<Touch, usize> = BTreeMap::new();
     let mut own_writes = 0;
-    for entry in audit.iter().skip(begun).filter(|entry| ours(entry)) {
-        if entry.namespace == own || entry.resource == "namespaces" {
-            own_writes += 1;
-        } else {
-            *touched.entry(touch(entry)).or_default() += 1;
+    stage.sandbox.audited(|audit| {
+        for entry in audit.iter().skip(begun).filter(|entry| ours(entry)) {
+            if entry.namespace == own || entry.resource == "namespaces" {
+                own_writes += 1;
+            } else {
+                *touched.entry(touch(entry)).or_default() += 1;
+            }
         }
-    }
+    });
     let truth = stage.sandbox.truth();
     Ok(Rehearsal { verdict: verdict::judge(&records), plan, records, touched, own_writes, trouble: end.trouble, truth })
 }

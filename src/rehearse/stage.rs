@@ -18,6 +18,7 @@ use crate::{
     clock::Clock,
     cluster::{self, Cluster},
     labels,
+    lean::LeanPod,
     net::Dialer,
     plan::{Permission, Plan, rbac},
     sandbox::{ClusterOptions, Sandbox, SandboxOptions},
@@ -242,12 +243,13 @@ impl Stage {
     async fn come_up(&self, client: &Client, world: &World) -> Result<(), StageError> {
         let deadline = tokio::time::Instant::now() + UP_LIMIT;
         loop {
-            let missing =
-                self.missing(client).await.map_err(|error| StageError::Broken(format!("look at the world: {}", cluster::why(&error))))?;
+            let late = tokio::time::Instant::now() >= deadline;
+            let missing = self.missing(client, late).await;
+            let missing = missing.map_err(|error| StageError::Broken(format!("look at the world: {}", cluster::why(&error))))?;
             if missing.is_empty() {
                 return Ok(());
             }
-            if tokio::time::Instant::now() >= deadline {
+            if late {
                 let what = missing.join("; ");
                 return Err(StageError::NotUp { world: world.path.clone(), limit: Dur(UP_LIMIT), what });
             }
@@ -255,7 +257,8 @@ impl Stage {
         }
     }
 
-    async fn missing(&self, client: &Client) -> kube::Result<Vec<String>> {
+    /// What is missing: all of it, or no more than the first kind of objects of which something is.
+    async fn missing(&self, client: &Client, all_of_it: bool) -> kube::Result<Vec<String>> {
         use k8s_openapi::api::{
             apps::v1::{DaemonSet, Deployment, StatefulSet},
             batch::v1::Job,
@@ -271,9 +274,15 @@ impl Stage {
             let wanted = set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
             missing.extend(few("Deployment", set.name_any(), wanted, set.status.and_then(|s| s.ready_replicas)));
         }
+        if !all_of_it && !missing.is_empty() {
+            return Ok(missing);
+        }
         for set in Api::<StatefulSet>::all(client.clone()).list(&all).await? {
             let wanted = set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
             missing.extend(few("StatefulSet", set.name_any(), wanted, set.status.and_then(|s| s.ready_replicas)));
+        }
+        if !all_of_it && !missing.is_empty() {
+            return Ok(missing);
         }
         for set in Api::<DaemonSet>::all(client.clone()).list(&all).await? {
             let status = set.status.as_ref();
@@ -284,6 +293,9 @@ impl Stage {
                 status.map(|s| s.number_ready),
             ));
         }
+        if !all_of_it && !missing.is_empty() {
+            return Ok(missing);
+        }
         // A plan made before budgets have counted the last pod would find that they allow nothing.
         for budget in Api::<PodDisruptionBudget>::all(client.clone()).list(&all).await? {
             let (name, generation) = (budget.name_any(), budget.metadata.generation);
@@ -291,13 +303,19 @@ impl Stage {
             let wanted = status.as_ref().map_or(1, |s| s.expected_pods);
             missing.extend(few("PodDisruptionBudget", name, wanted, status.map(|s| s.current_healthy)));
         }
+        if !all_of_it && !missing.is_empty() {
+            return Ok(missing);
+        }
         for job in Api::<Job>::all(client.clone()).list(&all).await? {
             let done = job.status.as_ref().is_some_and(|s| s.completion_time.is_some());
             if job.owner_references().is_empty() && !done {
                 missing.push(format!("Job {} has not completed", job.name_any()));
             }
         }
-        for pod in Api::<Pod>::all(client.clone()).list(&all).await? {
+        if !all_of_it && !missing.is_empty() {
+            return Ok(missing);
+        }
+        for pod in Api::<LeanPod>::all(client.clone()).list(&all).await?.items.into_iter().map(Pod::from) {
             let status = pod.status.as_ref();
             let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
             let ready =

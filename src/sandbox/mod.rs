@@ -93,6 +93,11 @@ impl Sandbox {
         self.server.core.lock().audit.entries().to_vec()
     }
 
+    /// As [`Self::audit`], for who only looks: nothing of it is copied. The API server stands still meanwhile.
+    pub fn audited<T>(&self, with: impl FnOnce(&[AuditEntry]) -> T) -> T {
+        with(self.server.core.lock().audit.entries())
+    }
+
     /// How many requests there were so far, without a copy of them.
     pub fn asked(&self) -> u64 {
         let state = self.server.core.lock();

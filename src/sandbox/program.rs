@@ -24,7 +24,7 @@ use super::{
     model::{self, Exec, Log, Model, Next, Probe, Turn},
     net::{Listener, Net, Place},
     shell,
-    store::Key,
+    store::{Key, Stored},
     transport::Server,
 };
 use crate::{
@@ -101,7 +101,7 @@ impl Hosting {
     }
 
     /// The claim of a pod's volume, if it is one of a claim that is there.
-    pub(in crate::sandbox) fn claim_of(&self, pod: &Value, volume: &str) -> Option<Value> {
+    pub(in crate::sandbox) fn claim_of(&self, pod: &Value, volume: &str) -> Option<Arc<Stored>> {
         let found = look::items(pod, "/spec/volumes").iter().find(|v| text(v, "/name") == volume)?;
         let claim = match text(found, "/persistentVolumeClaim/claimName") {
             "" if found.get("ephemeral").is_some() => format!("{}-{volume}", text(pod, "/metadata/name")),
@@ -109,15 +109,16 @@ impl Hosting {
             claim => claim.to_owned(),
         };
         let server = self.server.upgrade()?;
-        let stored = server.core.lock().peek("", "persistentvolumeclaims", text(pod, "/metadata/namespace"), &claim).cloned();
-        stored.map(|claim| claim.value.clone())
+        server.core.lock().peek("", "persistentvolumeclaims", text(pod, "/metadata/namespace"), &claim).cloned()
     }
 
     /// What a pod's volume is kept under: the PersistentVolume's name if it is of a claim, else the pod's.
     pub(in crate::sandbox) fn volume_key(&self, pod: &Value, volume: &str) -> String {
         match self.claim_of(pod, volume) {
-            Some(claim) if !text(&claim, "/spec/volumeName").is_empty() => format!("volume {}", text(&claim, "/spec/volumeName")),
-            Some(claim) => format!("claim {}", text(&claim, "/metadata/uid")),
+            Some(claim) if !text(&claim.value, "/spec/volumeName").is_empty() => {
+                format!("volume {}", text(&claim.value, "/spec/volumeName"))
+            }
+            Some(claim) => format!("claim {}", text(&claim.value, "/metadata/uid")),
             None => format!("pod {} {volume}", text(pod, "/metadata/uid")),
         }
     }

@@ -68,7 +68,8 @@ fn refused(refusal: &Refusal) -> Response<Body> {
 /// The answer is lost on purpose.
 pub(super) async fn serve(core: Arc<Core>, user: User, mut request: Request<Incoming>) -> Result<Response<Body>, Lost> {
     let body = match Limited::new(request.body_mut(), LARGEST_BYTES).collect().await {
-        Ok(body) => body.to_bytes(),
+        // A copy: the audit log keeps it, and with a part of it hyper's whole buffer would be kept.
+        Ok(body) => Bytes::copy_from_slice(&body.to_bytes()),
         Err(_) => {
             let why = format!("Request entity too large: limit is {LARGEST_BYTES}");
             return Ok(refused(&Refusal::new(413, "RequestEntityTooLarge", why)));

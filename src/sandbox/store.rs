@@ -2,6 +2,7 @@
 //! and lists of the past read.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, VecDeque},
     sync::{Arc, OnceLock},
 };
@@ -12,6 +13,12 @@ use serde_json::Value;
 
 /// How many changes the log holds before the oldest are forgotten.
 const LOG_LIMIT: usize = 20_000;
+/// And for how long, in microseconds: an API server has etcd forget every five minutes what is older than five minutes
+/// (`--etcd-compaction-interval`).
+const LOG_US: i64 = 600_000_000;
+/// So many of the newest changes are kept as they are; older ones as JSON, which is a fifth of their size and which hardly anybody asks
+/// for.
+const WHOLE: usize = 256;
 
 /// Namespace (empty where there is none) and name.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -59,6 +66,8 @@ impl Stored {
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     pub(super) version: u64,
+    /// When, in microseconds since the Unix epoch.
+    pub(super) at_us: i64,
     pub(super) shelf: Arc<str>,
     pub(super) key: Key,
     /// None: it was created.
@@ -68,22 +77,107 @@ pub(super) struct Change {
     pub(super) deleted: bool,
 }
 
+impl Change {
+    fn packed(&self) -> Packed {
+        let pack = |stored: &Arc<Stored>| (stored.json().clone(), stored.version);
+        Packed {
+            version: self.version,
+            at_us: self.at_us,
+            shelf: Arc::clone(&self.shelf),
+            key: self.key.clone(),
+            before: self.before.as_ref().map(pack),
+            after: pack(&self.after),
+            deleted: self.deleted,
+        }
+    }
+}
+
+/// A [`Change`] with its objects as JSON, each with its version.
+#[derive(Debug)]
+pub(super) struct Packed {
+    version: u64,
+    at_us: i64,
+    shelf: Arc<str>,
+    key: Key,
+    before: Option<(Bytes, u64)>,
+    after: (Bytes, u64),
+    deleted: bool,
+}
+
+/// A change in the log.
+#[derive(Debug)]
+pub(super) enum Logged {
+    Whole(Change),
+    Packed(Box<Packed>),
+}
+
+impl Logged {
+    pub(super) fn version(&self) -> u64 {
+        match self {
+            Self::Whole(change) => change.version,
+            Self::Packed(packed) => packed.version,
+        }
+    }
+
+    pub(super) fn shelf(&self) -> &str {
+        match self {
+            Self::Whole(change) => &change.shelf,
+            Self::Packed(packed) => &packed.shelf,
+        }
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        match self {
+            Self::Whole(change) => &change.key,
+            Self::Packed(packed) => &packed.key,
+        }
+    }
+
+    fn at_us(&self) -> i64 {
+        match self {
+            Self::Whole(change) => change.at_us,
+            Self::Packed(packed) => packed.at_us,
+        }
+    }
+
+    /// The change, whole.
+    pub(super) fn open(&self) -> Cow<'_, Change> {
+        let packed = match self {
+            Self::Whole(change) => return Cow::Borrowed(change),
+            Self::Packed(packed) => packed,
+        };
+        // It was written here, from a value: it can be read.
+        let unpack = |(json, version): &(Bytes, u64)| Stored::new(serde_json::from_slice(json).unwrap_or_default(), *version);
+        Cow::Owned(Change {
+            version: packed.version,
+            at_us: packed.at_us,
+            shelf: Arc::clone(&packed.shelf),
+            key: packed.key.clone(),
+            before: packed.before.as_ref().map(unpack),
+            after: unpack(&packed.after),
+            deleted: packed.deleted,
+        })
+    }
+}
+
 type Shelf = BTreeMap<Key, Arc<Stored>>;
 
 /// The store.
 #[derive(Debug)]
 pub(super) struct Store {
+    /// The time under which changes are kept, in microseconds since the Unix epoch: set by whoever locks the state.
+    pub(super) now_us: i64,
     version: u64,
     /// Changes up to this version are forgotten.
     compacted: u64,
     shelves: BTreeMap<Arc<str>, Shelf>,
-    log: VecDeque<Change>,
+    log: VecDeque<Logged>,
     rng: StdRng,
 }
 
 impl Store {
     pub(super) fn new(seed: u64) -> Self {
-        Self { version: 0, compacted: 0, shelves: BTreeMap::new(), log: VecDeque::new(), rng: StdRng::seed_from_u64(seed) }
+        Self { now_us: 0, version: 0, compacted: 0, shelves: BTreeMap::new(), log: VecDeque::new(), rng: StdRng::seed_from_u64(seed) }
     }
 
     /// The version of the newest change.
@@ -140,11 +234,11 @@ impl Store {
             return None;
         }
         let mut found: Shelf = self.list(shelf, namespace).map(|(key, stored)| (key.clone(), Arc::clone(stored))).collect();
-        for change in self.log.iter().rev().take_while(|change| change.version > version) {
-            if *change.shelf == *shelf && (namespace.is_empty() || change.key.0 == namespace) {
-                match &change.before {
-                    Some(before) => drop(found.insert(change.key.clone(), Arc::clone(before))),
-                    None => drop(found.remove(&change.key)),
+        for logged in self.log.iter().rev().take_while(|logged| logged.version() > version) {
+            if logged.shelf() == shelf && (namespace.is_empty() || logged.key().0 == namespace) {
+                match &logged.open().before {
+                    Some(before) => drop(found.insert(logged.key().clone(), Arc::clone(before))),
+                    None => drop(found.remove(logged.key())),
                 }
             }
         }
@@ -158,7 +252,15 @@ impl Store {
         let stored = Stored::new(value, self.version);
         let shelf = self.shelf(shelf);
         let before = self.shelves.entry(Arc::clone(&shelf)).or_default().insert(key.clone(), Arc::clone(&stored));
-        self.record(Change { version: self.version, shelf, key: key.clone(), before, after: Arc::clone(&stored), deleted: false });
+        self.record(Change {
+            version: self.version,
+            at_us: self.now_us,
+            shelf,
+            key: key.clone(),
+            before,
+            after: Arc::clone(&stored),
+            deleted: false,
+        });
         stored
     }
 
@@ -170,8 +272,8 @@ impl Store {
         set_version(&mut value, self.version);
         let after = Stored::new(value, self.version);
         let shelf = self.shelf(shelf);
-        let change =
-            Change { version: self.version, shelf, key: key.clone(), before: Some(before), after: Arc::clone(&after), deleted: true };
+        let (version, at_us) = (self.version, self.now_us);
+        let change = Change { version, at_us, shelf, key: key.clone(), before: Some(before), after: Arc::clone(&after), deleted: true };
         self.record(change);
         Some(after)
     }
@@ -181,11 +283,22 @@ impl Store {
     }
 
     fn record(&mut self, change: Change) {
-        self.log.push_back(change);
+        self.log.push_back(Logged::Whole(change));
+        let past = self.now_us - LOG_US;
+        while let Some(oldest) = self.log.pop_front_if(|oldest| oldest.at_us() < past) {
+            self.compacted = oldest.version();
+        }
         while self.log.len() > LOG_LIMIT {
             if let Some(oldest) = self.log.pop_front() {
-                self.compacted = oldest.version;
+                self.compacted = oldest.version();
             }
+        }
+        // One comes, so one grows old: those before it have grown old before.
+        let old = self.log.len().checked_sub(WHOLE + 1).and_then(|old| self.log.get_mut(old));
+        if let Some(old) = old
+            && let Logged::Whole(change) = old
+        {
+            *old = Logged::Packed(Box::new(change.packed()));
         }
     }
 
@@ -196,11 +309,11 @@ impl Store {
     }
 
     /// Changes after a version, oldest first; none if some of them are forgotten.
-    pub(super) fn since(&self, version: u64) -> Option<impl Iterator<Item = &Change>> {
+    pub(super) fn since(&self, version: u64) -> Option<impl Iterator<Item = &Logged>> {
         if version < self.compacted {
             return None;
         }
-        let from = self.log.partition_point(|change| change.version <= version);
+        let from = self.log.partition_point(|logged| logged.version() <= version);
         Some(self.log.range(from..))
     }
 }
@@ -260,6 +373,44 @@ mod tests {
         assert_eq!(store.log.len(), LOG_LIMIT);
         assert_eq!(store.compacted(), 10);
         assert!(store.since(9).is_none() && store.since(10).is_some());
+    }
+
+    #[test]
+    fn old_changes_are_told_as_new_ones_are() {
+        let mut store = Store::new(1);
+        let object = |n: usize| json!({"metadata": {"name": "a", "labels": {"b": "1", "a": "2"}}, "n": n, "half": 0.5});
+        for n in 0..WHOLE * 2 {
+            store.put("/configmaps", &key("a"), object(n));
+        }
+        store.delete("/configmaps", &key("a"), None).unwrap();
+        for n in 0..WHOLE {
+            store.put("/pods", &key("b"), object(n));
+        }
+        let all: Vec<_> = store.since(0).unwrap().map(|logged| (matches!(logged, Logged::Packed(_)), logged.open())).collect();
+        assert_eq!(all.iter().filter(|(packed, _)| *packed).count(), WHOLE * 2 + 1);
+        for (n, (_, change)) in all.iter().enumerate().take(WHOLE * 2) {
+            let mut wanted = object(n);
+            set_version(&mut wanted, n as u64 + 1);
+            // As text, which shows the order of the fields.
+            assert_eq!(change.after.value.to_string(), wanted.to_string());
+            assert_eq!((change.after.version, change.before.is_none()), (n as u64 + 1, n == 0));
+        }
+        let end = &all[WHOLE * 2].1;
+        assert!(end.deleted && end.key == key("a") && &*end.shelf == "/configmaps");
+        let past = store.list_at("/configmaps", "shop", 10).unwrap();
+        assert_eq!((past.len(), &past[&key("a")].value["n"]), (1, &json!(9)));
+    }
+
+    #[test]
+    fn the_log_forgets_what_is_old() {
+        let mut store = Store::new(1);
+        for second in 0..700 {
+            store.now_us = second * 1_000_000;
+            store.put("/configmaps", &key("a"), json!({"metadata": {}, "n": second}));
+        }
+        // The change of second 99 is of version 100, and 600 seconds before the last one.
+        assert_eq!((store.compacted(), store.log.len()), (99, 601));
+        assert!(store.since(98).is_none() && store.since(99).is_some());
     }
 
     #[test]

@@ -382,14 +382,23 @@ pub(super) fn same_but_times(old: &Value, new: &Value) -> bool {
     if !body {
         return false;
     }
-    let bare = |map: &serde_json::Map<String, Value>| {
-        let mut metadata = map.get("metadata").cloned().unwrap_or_default();
-        for entry in metadata.get_mut("managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
-            as_map(entry).shift_remove("time");
-        }
-        metadata
+    let (Some(Value::Object(old)), Some(Value::Object(new))) = (old.get("metadata"), new.get("metadata")) else {
+        return old.get("metadata") == new.get("metadata");
     };
-    bare(old) == bare(new)
+    let timeless = |old: &Value, new: &Value| match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            let others = |map: &serde_json::Map<String, Value>| map.len() - usize::from(map.contains_key("time"));
+            others(old) == others(new) && old.iter().all(|(name, value)| name == "time" || new.get(name) == Some(value))
+        }
+        _ => old == new,
+    };
+    let same = |name: &str, old: &Value, new: &Value| match (old, new) {
+        (Value::Array(old), Value::Array(new)) if name == "managedFields" => {
+            old.len() == new.len() && old.iter().zip(new).all(|(old, new)| timeless(old, new))
+        }
+        _ => old == new,
+    };
+    old.len() == new.len() && old.iter().all(|(name, value)| new.get(name).is_some_and(|new| same(name, value, new)))
 }
 
 /// Counts changes of what is wanted.

@@ -148,10 +148,10 @@ impl Watch {
         let mut seen = self.version;
         let mut lines = Vec::new();
         let shelf = self.kind.shelf();
-        for change in changes.take(LOT) {
-            seen = change.version;
-            if *change.shelf == *shelf && (self.namespace.is_empty() || change.key.0 == self.namespace) {
-                lines.extend(self.event(change));
+        for logged in changes.take(LOT) {
+            seen = logged.version();
+            if logged.shelf() == shelf && (self.namespace.is_empty() || logged.key().0 == self.namespace) {
+                lines.extend(self.event(&logged.open()));
             }
         }
         self.ready.extend(lines);

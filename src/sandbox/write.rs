@@ -185,8 +185,11 @@ impl State {
                 kind.kind
             )));
         }
-        let whole = value.to_string();
-        value = decode::validated(ask, kind, value, &mut self.warnings).map_err(|misfit| patch::unfit(&whole, &misfit.strict()))?;
+        value = decode::validated(ask, kind, value, &mut self.warnings).map_err(|misfit| {
+            // Made again, because nobody else needs it.
+            let text = patch::patched(kind, &whole, &body, format).map_or_else(|_| String::new(), |value| value.to_string());
+            patch::unfit(&text, &misfit.strict())
+        })?;
         check_name(kind, place, &value)?;
         defaults::apply(kind, &mut value);
         let stored = self.update_value(ask, kind, place, &old, value, &writer, dry)?;

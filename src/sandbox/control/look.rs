@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::{At, By};
 use crate::sandbox::{
-    core::{State, as_map, map_at, meta, pairs, text},
+    core::{State, as_map, at, field, map_at, meta, pairs, text},
     refusal::Answer,
     store::Stored,
 };
@@ -18,17 +18,17 @@ pub(in crate::sandbox) const SECOND: i64 = 1_000_000;
 
 /// A number at a JSON pointer.
 pub(in crate::sandbox) fn number(value: &Value, pointer: &str) -> Option<i64> {
-    value.pointer(pointer).and_then(Value::as_i64)
+    at(value, pointer).and_then(Value::as_i64)
 }
 
 /// Whether a field is true.
 pub(in crate::sandbox) fn flag(value: &Value, pointer: &str) -> bool {
-    value.pointer(pointer).and_then(Value::as_bool) == Some(true)
+    at(value, pointer).and_then(Value::as_bool) == Some(true)
 }
 
 /// A list at a JSON pointer; empty where there is none.
 pub(in crate::sandbox) fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
-    value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    at(value, pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// Labels, or any map of strings.
@@ -38,7 +38,7 @@ pub(in crate::sandbox) fn strings_at(value: &Value, pointer: &str) -> BTreeMap<S
 
 /// A time that Kubernetes wrote, in microseconds since the Unix epoch.
 pub(in crate::sandbox) fn time(value: &Value, pointer: &str) -> Option<i64> {
-    value.pointer(pointer)?.as_str()?.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_microsecond)
+    at(value, pointer)?.as_str()?.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_microsecond)
 }
 
 /// A time with microseconds (`metav1.MicroTime`).
@@ -48,7 +48,7 @@ pub(in crate::sandbox) fn micro_time(us: i64) -> String {
 
 /// It is being deleted.
 pub(in crate::sandbox) fn deleting(value: &Value) -> bool {
-    value.pointer("/metadata/deletionTimestamp").is_some()
+    at(value, "/metadata/deletionTimestamp").is_some()
 }
 
 /// The pod has ended for good.
@@ -142,7 +142,7 @@ pub(in crate::sandbox) fn owner_reference(api_version: &str, kind: &str, owner: 
 
 /// A label selector; none if it cannot be read. An empty one selects everything.
 pub(in crate::sandbox) fn selector(value: &Value, pointer: &str) -> Option<Selector> {
-    let selector = value.pointer(pointer)?.clone();
+    let selector = at(value, pointer)?.clone();
     Selector::try_from(serde_json::from_value::<LabelSelector>(selector).ok()?).ok()
 }
 
@@ -218,12 +218,16 @@ pub(in crate::sandbox) fn annotate(value: &mut Value, name: &str, content: &str)
 
 /// An annotation; empty where there is none.
 pub(in crate::sandbox) fn annotation<'a>(value: &'a Value, name: &str) -> &'a str {
-    value.pointer("/metadata/annotations").and_then(|all| all.get(name)).and_then(Value::as_str).unwrap_or_default()
+    at(value, "/metadata/annotations")
+        .and_then(Value::as_object)
+        .and_then(|all| field(all, name))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// A label; empty where there is none.
 pub(in crate::sandbox) fn label<'a>(value: &'a Value, name: &str) -> &'a str {
-    value.pointer("/metadata/labels").and_then(|all| all.get(name)).and_then(Value::as_str).unwrap_or_default()
+    at(value, "/metadata/labels").and_then(Value::as_object).and_then(|all| field(all, name)).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// A part of a map that is made where it is missing.

@@ -25,8 +25,8 @@ impl Control {
         let mut concerned = Vec::new();
         match self.cursor.and_then(|cursor| state.store.since(cursor)) {
             Some(changes) => {
-                for change in changes {
-                    self.concerns(state, nodes, change, &mut concerned);
+                for logged in changes {
+                    self.concerns(state, nodes, &logged.open(), &mut concerned);
                 }
             }
             // The first time, or the past is forgotten: everything that is there.
@@ -37,6 +37,7 @@ impl Control {
                 for (shelf, key, stored) in state.store.everything() {
                     let change = Change {
                         version,
+                        at_us: state.now_us,
                         shelf: Arc::clone(shelf),
                         key: key.clone(),
                         before: None,

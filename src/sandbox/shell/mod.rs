@@ -140,7 +140,7 @@ pub(in crate::sandbox) fn is_full(env: &Env, mount_path: &str) -> bool {
 /// The size of a pod's volume: none for one that has none of its own.
 pub(in crate::sandbox) fn volume_size(hosting: &Hosting, pod: &Value, volume: &str) -> Option<u64> {
     let claim = hosting.claim_of(pod, volume)?;
-    let size = Quantity::read(text(&claim, "/spec/resources/requests/storage"))?;
+    let size = Quantity::read(text(&claim.value, "/spec/resources/requests/storage"))?;
     u64::try_from(size.nano() / 1_000_000_000).ok()
 }
 

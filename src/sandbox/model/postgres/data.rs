@@ -102,18 +102,18 @@ pub(super) fn verifier(role: &str, password: &str) -> String {
     hex::encode(Sha256::digest(format!("{role}\n{password}")))
 }
 
-/// What a database holds at one position of its log.
+/// What a database holds at one position of its log. Cheap to clone: every transaction has one of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Tables {
     /// By `schema.table`; `public` is left out.
     pub(super) tables: BTreeMap<String, Arc<Table>>,
     /// Schemas and their owners.
-    pub(super) schemas: BTreeMap<String, String>,
-    pub(super) roles: BTreeMap<String, Role>,
+    pub(super) schemas: Arc<BTreeMap<String, String>>,
+    pub(super) roles: Arc<BTreeMap<String, Role>>,
     /// Role, table, and what it may do.
-    pub(super) grants: BTreeSet<(String, String, Action)>,
+    pub(super) grants: Arc<BTreeSet<(String, String, Action)>>,
     /// Large objects, all of them empty: owners and comments.
-    pub(super) objects: BTreeMap<i64, (String, Option<String>)>,
+    pub(super) objects: Arc<BTreeMap<i64, (String, Option<String>)>>,
     /// The rows it was made with, which need not be sent.
     pub(super) seeded: Option<Arc<seed::Seeded>>,
 }
@@ -163,10 +163,10 @@ impl Tables {
         match change {
             Change::Seed { at_us, roles } => {
                 seed::plant(self, *at_us);
-                self.roles.clone_from(roles);
+                self.roles = Arc::new(roles.clone());
             }
-            Change::Schema { name, owner } => drop(self.schemas.insert(name.clone(), owner.clone())),
-            Change::NoSchema { name } => drop(self.schemas.remove(name)),
+            Change::Schema { name, owner } => drop(Arc::make_mut(&mut self.schemas).insert(name.clone(), owner.clone())),
+            Change::NoSchema { name } => drop(Arc::make_mut(&mut self.schemas).remove(name)),
             Change::Table { name, columns, owner } => {
                 self.tables.insert(name.clone(), Arc::new(Table::new(columns.clone().into(), owner)));
             }
@@ -176,13 +176,13 @@ impl Tables {
                     Arc::make_mut(table).comment.clone_from(text);
                 }
             }
-            Change::Object { oid, owner } => drop(self.objects.insert(*oid, (owner.clone(), None))),
+            Change::Object { oid, owner } => drop(Arc::make_mut(&mut self.objects).insert(*oid, (owner.clone(), None))),
             Change::ObjectComment { oid, text } => {
-                if let Some((_, comment)) = self.objects.get_mut(oid) {
+                if let Some((_, comment)) = Arc::make_mut(&mut self.objects).get_mut(oid) {
                     comment.clone_from(text);
                 }
             }
-            Change::NoObject { oid } => drop(self.objects.remove(oid)),
+            Change::NoObject { oid } => drop(Arc::make_mut(&mut self.objects).remove(oid)),
             Change::Put { table, pos, row } => {
                 if let Some(table) = self.tables.get_mut(table) {
                     Arc::make_mut(table).put(*pos, Arc::clone(row));

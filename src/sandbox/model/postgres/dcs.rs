@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::PORT;
+use crate::lean::LeanPod;
 
 /// How long one request may take (`retry_timeout` of Patroni in the shop).
 pub(super) const LIMIT: Duration = Duration::from_secs(3);
@@ -145,7 +146,8 @@ impl Dcs {
     /// No good answer.
     pub(super) async fn load(&self) -> Written<View> {
         let objects = self.within(self.endpoints().list(&self.selected())).await?.items;
-        let pods = self.within(self.pods().list(&self.selected())).await?.items;
+        let pods: Api<LeanPod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let pods = self.within(pods.list(&self.selected())).await?.items;
         let mut view = View::default();
         let note = |object: &Endpoints, name: &str| object.annotations().get(name).cloned().unwrap_or_default();
         for object in &objects {
@@ -165,7 +167,7 @@ impl Dcs {
                 view.system = note(object, "initialize").parse().ok();
             }
         }
-        view.members = pods.iter().filter_map(member).collect();
+        view.members = pods.into_iter().map(Pod::from).filter_map(|pod| member(&pod)).collect();
         view.members.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(view)
     }

@@ -17,10 +17,10 @@ use super::{
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Packed {
     tables: BTreeMap<String, PackedTable>,
-    schemas: BTreeMap<String, String>,
-    roles: BTreeMap<String, Role>,
-    grants: BTreeSet<(String, String, Action)>,
-    objects: BTreeMap<i64, (String, Option<String>)>,
+    schemas: Arc<BTreeMap<String, String>>,
+    roles: Arc<BTreeMap<String, Role>>,
+    grants: Arc<BTreeSet<(String, String, Action)>>,
+    objects: Arc<BTreeMap<i64, (String, Option<String>)>>,
     seeded_us: Option<i64>,
 }
 

@@ -105,13 +105,13 @@ pub(super) fn plant(into: &mut Tables, at_us: i64) {
         }
         into.tables.insert(name.to_owned(), Arc::new(table));
         for action in [Action::Select, Action::Insert, Action::Update] {
-            into.grants.insert(("checkout".to_owned(), name.to_owned(), action));
+            Arc::make_mut(&mut into.grants).insert(("checkout".to_owned(), name.to_owned(), action));
         }
         for reader in ["monitor", "usage_metrics"] {
-            into.grants.insert((reader.to_owned(), name.to_owned(), Action::Select));
+            Arc::make_mut(&mut into.grants).insert((reader.to_owned(), name.to_owned(), Action::Select));
         }
     }
-    into.schemas.insert("firedrill".to_owned(), "firedrill_ledger".to_owned());
+    Arc::make_mut(&mut into.schemas).insert("firedrill".to_owned(), "firedrill_ledger".to_owned());
     into.seeded = Some(seeded);
 }
 

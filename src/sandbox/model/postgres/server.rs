@@ -478,8 +478,12 @@ impl Session {
         if files.standby || files.recovery.is_some() {
             return Err(SqlError::new("25006", "cannot commit in a server that is in recovery"));
         }
-        let lsn = files.commit(open.changes, self.server.now_us());
+        // What it has seen goes first: as long as it is there, the commit has to copy what the two share.
+        let Transaction { changes, tables, saved, locks, .. } = open;
+        drop((tables, saved));
+        let lsn = files.commit(changes, self.server.now_us());
         drop(files);
+        drop(locks);
         self.server.touch();
         Ok(Some(lsn))
     }

@@ -1,6 +1,6 @@
 //! Series of samples, in memory, and the text that targets show them in.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::super::label::{Labels, Matcher, NAME};
 
@@ -29,7 +29,8 @@ struct Series {
 #[derive(Debug, Default)]
 pub(super) struct Store {
     series: Vec<Series>,
-    by_labels: BTreeMap<Labels, usize>,
+    /// Only looked up in: labels of one metric differ late, which makes ordered ones slow to find.
+    by_labels: HashMap<Labels, usize>,
     by_name: BTreeMap<String, Vec<usize>>,
 }
 
