@@ -192,12 +192,13 @@ async fn faults_keep_their_contract() {
     let elsewhere = w.elsewhere(&kubeconfig).await;
     let kubelet = tokio::spawn(kubelet(w.cluster.api(&w.ns)));
     let mut table = Table::of("API server");
-    // A drain needs a scheduler, and a second node to go to.
-    for (kind, name) in KINDS.into_iter().filter(|(kind, _)| *kind != Kind::Drain) {
+    // A drain needs a scheduler, and a second node to go to; a claim needs what provides volumes, and kubelets that let go of them.
+    let elsewhere_only = |kind: Kind| matches!(kind, Kind::Drain | Kind::LoseOfDeployment | Kind::LoseOfStatefulSet);
+    for (kind, name) in KINDS.into_iter().filter(|(kind, _)| !elsewhere_only(*kind)) {
         table.add(name, "inject twice", on!(cases::inject_twice, w, kind));
         table.add(name, "revert twice", on!(cases::revert_twice, w, kind));
         table.add(name, "revert without inject", on!(cases::revert_without_inject, w, kind));
-        // A Secret that is hidden, or a claim, goes with its namespace only, and that is all cases' here.
+        // A Secret that is hidden goes with its namespace only, and that is all cases' here.
         if !kind.goes_with_its_namespace() {
             table.add(name, "target gone", on!(cases::target_gone, w, kind));
         }

@@ -222,7 +222,7 @@ impl<'a> Case<'a> {
                 (json!({"hideSecret": {"target": "t"}}), vec![resolved("Secret", &made)])
             }
             Kind::LoseOfDeployment | Kind::LoseOfStatefulSet => {
-                let class = storage(w, &name).await;
+                let class = if w.sandbox.is_some() { "standard" } else { "fixed" };
                 let spec =
                     json!({"accessModes": ["ReadWriteOnce"], "storageClassName": class, "resources": {"requests": {"storage": "16Mi"}}});
                 let mounts = json!([{"name": "data", "mountPath": "/data"}]);
@@ -541,29 +541,6 @@ async fn node(w: &World, name: &str) -> String {
     name.to_owned()
 }
 
-/// The class of a case's claims. Where nobody makes volumes there is one for each claim that it may have, and none for another.
-async fn storage(w: &World, name: &str) -> String {
-    if w.sandbox.is_some() {
-        return "standard".to_owned();
-    }
-    if w.kubelets {
-        return "fixed".to_owned();
-    }
-    for claim in [name.to_owned(), format!("data-{name}-0"), format!("data-{name}-1")] {
-        let volume = json!({
-            "metadata": {"name": format!("{}-{claim}", w.ns), "labels": {"firedrill.dev/case": w.ns}},
-            "spec": {
-                "capacity": {"storage": "16Mi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": name,
-                "persistentVolumeReclaimPolicy": "Delete", "hostPath": {"path": "/nowhere"},
-                "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": w.ns, "name": claim},
-            },
-        });
-        let volume: PersistentVolume = from(volume);
-        w.cluster.cluster_api().create(&PostParams::default(), &volume).await.unwrap();
-    }
-    name.to_owned()
-}
-
 /// A claim once it has its volume.
 pub async fn bound_claim(w: &World, name: &str) -> PersistentVolumeClaim {
     let bound = |c: &PersistentVolumeClaim| c.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
@@ -595,7 +572,6 @@ pub async fn tidy(w: &World) {
     }
     remove!(Deployment, StatefulSet, CronJob, Job, NetworkPolicy, PersistentVolumeClaim);
     let mine = ListParams::default().labels(&format!("firedrill.dev/case={}", w.ns));
-    w.cluster.cluster_api::<PersistentVolume>().delete_collection(&DeleteParams::default(), &mine).await.unwrap();
     w.cluster.cluster_api::<Node>().delete_collection(&DeleteParams::default(), &mine).await.unwrap();
 }
 
