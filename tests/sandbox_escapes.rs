@@ -18,7 +18,7 @@ use firedrill::{
     drill::{Drill, DrillEnd, DrillOptions, Takeover},
     journal::{self, Disk, Event, MemoryDisk, StepOutcome},
     plan::{self, NoPlan, Plan},
-    scenario::{Loaded, types::Dur},
+    scenario::{Diagnostic, Loaded, Problems, types::Dur},
 };
 use k8s_openapi::{
     api::{
@@ -62,6 +62,10 @@ fn client(w: &World, user: &str) -> Cluster {
 
 /// A drill that waits ten seconds, breaks its one target, and looks at nothing that matters.
 fn scenario(target: &Value, fault: &Value) -> Loaded {
+    parse(target, fault).unwrap()
+}
+
+fn parse(target: &Value, fault: &Value) -> Result<Loaded, Problems> {
     let scenario = json!({
         "apiVersion": "firedrill.dev/v1alpha1", "kind": "Scenario", "metadata": {"name": "escape"},
         "spec": {
@@ -73,7 +77,7 @@ fn scenario(target: &Value, fault: &Value) -> Loaded {
             "objectives": [{"check": {"probe": "open", "state": "good"}}],
         },
     });
-    firedrill::scenario::parse_scenario("escape.yaml", &scenario.to_string(), &[]).unwrap()
+    firedrill::scenario::parse_scenario("escape.yaml", &scenario.to_string(), &[])
 }
 
 fn kill() -> Value {
@@ -312,12 +316,16 @@ fn a_path_outside_the_volume() {
             json!({"corruptFile": {"target": "t", "path": "/data/d/../../etc/passwd"}}),
             json!({"deleteFiles": {"target": "t", "path": "/data/.."}}),
         ] {
-            let parts = ["step `break`: `/data/", "may lead out of the volume: write the path without `..`"];
-            refused(&w, &scenario(&web(), &fault), &parts).await;
+            let problems = parse(&web(), &fault).unwrap_err();
+            let told = |d: &Diagnostic| d.message.contains("may lead out of the volume");
+            assert!(problems.list.iter().any(told), "{problems:?}");
         }
-        // A helper is placed before the steps begin, and what it would act on is looked at before that.
-        let loaded = scenario(&web(), &json!({"corruptFile": {"target": "t", "path": "/etc/passwd"}}));
-        let plan = plan(&w, &loaded).await.unwrap();
+        let at = |path: &str| scenario(&web(), &json!({"corruptFile": {"target": "t", "path": path}}));
+        refused(&w, &at("/etc/passwd"), &["no volume is mounted at or above /etc/passwd", "/data"]).await;
+        // A plan that somebody has changed: a helper is placed before the steps begin, and what it would act on is looked at before that.
+        let loaded = at("/data/d/a");
+        let mut plan = plan(&w, &loaded).await.unwrap();
+        plan.steps[1].spec.inject.as_mut().and_then(|fault| fault.corrupt_file.as_mut()).unwrap().path = "/etc/passwd".to_owned();
         let Attempt { step, said, end } = attempt(&w, plan, &loaded.text, async {}).await;
         let part = "no volume is mounted at or above /etc/passwd; a container's own file system is not touched. Volumes are at: /data";
         assert!(step.is_none() && said.contains(part), "{step:?} {said}");

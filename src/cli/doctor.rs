@@ -161,10 +161,17 @@ async fn in_sandbox(args: &DoctorArgs) -> Result<Report, CliError> {
     let stage = Stage::open(&world, 0, WALL_US).await.map_err(|error| CliError::Refused(error.to_string()))?;
     let environment = stage.environment(environment);
     // As before `run --sandbox`: what `plan --rbac` prints is granted there. Where there is no plan, that is told below.
-    if let Some((loaded, files)) = &drill
-        && let Ok(plan) = plan::plan_on(&stage.cluster, loaded, &environment, files, 0).await
-        && let Err(error) = stage.grant(&plan).await
-    {
+    let planned = match &drill {
+        Some((loaded, files)) => plan::plan_on(&stage.cluster, loaded, &environment, files, 0).await.ok(),
+        None => None,
+    };
+    let own = &environment.spec.firedrill;
+    let granted = match &planned {
+        Some(plan) => stage.grant(plan).await,
+        None if own.watchdog.enabled => stage.account(&own.namespace, &own.watchdog.service_account).await,
+        None => Ok(()),
+    };
+    if let Err(error) = granted {
         stage.close().await;
         return Err(CliError::Refused(error.to_string()));
     }
@@ -200,4 +207,23 @@ fn show(args: &DoctorArgs, report: &Report) -> Result<(), CliError> {
     };
     out::print(&text);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::{Area, Verdict};
+
+    #[test]
+    fn nobody_has_a_cluster_there_to_change_with_kubectl() {
+        let told = |change: &str| {
+            let finding = Finding::new(Area::Place, "x", Verdict::No, "y".to_owned()).change(change);
+            of_world(finding, "shop/world").change.unwrap_or_default()
+        };
+        assert_eq!(
+            told("kubectl label ns shop a=b"),
+            "change the manifests in shop/world so; on a cluster it would be: kubectl label ns shop a=b"
+        );
+        assert_eq!(told("use another image"), "use another image");
+    }
 }

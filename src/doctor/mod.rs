@@ -92,11 +92,11 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(area: Area, what: impl Into<String>, verdict: Verdict, found: impl Into<String>) -> Self {
+    pub(crate) fn new(area: Area, what: impl Into<String>, verdict: Verdict, found: impl Into<String>) -> Self {
         Self { area, what: what.into(), verdict, found: found.into(), change: None }
     }
 
-    fn change(mut self, change: impl Into<String>) -> Self {
+    pub(crate) fn change(mut self, change: impl Into<String>) -> Self {
         self.change = Some(change.into());
         self
     }

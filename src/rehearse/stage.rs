@@ -128,12 +128,21 @@ impl Stage {
         let mut accounts = vec![(labels::LOSS_ACCOUNT, rbac::of_node_helper(plan))];
         accounts.extend(plan.watchdog.iter().map(|watchdog| (watchdog.service_account.as_str(), watchdog.rbac.clone())));
         for (account, permissions) in accounts.iter().filter(|(_, permissions)| !permissions.is_empty()) {
+            self.account(own, account).await?;
             let broken = |why: String| StageError::Broken(format!("give ServiceAccount {account} what it needs: {why}"));
-            crate::agent::pods::ensure_namespace(&self.cluster, own).await.map_err(|error| broken(error.to_string()))?;
-            self.made::<ServiceAccount>(Some(own), json!({"metadata": {"name": account}})).await.map_err(broken)?;
             self.allowed(account, own, permissions).await.map_err(broken)?;
         }
         Ok(())
+    }
+
+    /// Makes an account in firedrill's own namespace, unless the world has it.
+    ///
+    /// # Errors
+    /// The sandbox refuses it.
+    pub async fn account(&self, own: &str, name: &str) -> Result<(), StageError> {
+        let broken = |why: String| StageError::Broken(format!("make ServiceAccount {own}/{name}: {why}"));
+        crate::agent::pods::ensure_namespace(&self.cluster, own).await.map_err(|error| broken(error.to_string()))?;
+        self.made::<ServiceAccount>(Some(own), json!({"metadata": {"name": name}})).await.map_err(broken)
     }
 
     /// Binds an account to a Role or the ClusterRole of its name, in each place where it has a permission.
