@@ -88,7 +88,9 @@ fn processes(mark: &str) -> Vec<(i32, char)> {
 impl Case {
     /// A Deployment of one pod that leaves a lost node after three seconds, and the node that it runs on; with `count` more nodes beside.
     async fn new(w: World, own: OwnPlace, count: usize) -> Self {
-        until("all nodes are ready", || async { nodes(&w).await.iter().all(is_ready) }).await;
+        // A node that was lost is Ready before its taints are gone, and a pod that comes to it in between is evicted.
+        let at_rest = |node: &Node| is_ready(node) && node.spec.as_ref().is_none_or(|spec| spec.taints.iter().flatten().next().is_none());
+        until("all nodes are ready, without a taint", || async { nodes(&w).await.iter().all(at_rest) }).await;
         let name = unique("victim");
         let mark = format!("sleep 9{:06}", rand::random::<u32>() % 1_000_000);
         let stays = |taint: &str| json!({"key": format!("node.kubernetes.io/{taint}"), "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 3});
@@ -100,7 +102,7 @@ impl Case {
         w.create::<Deployment>(deployment).await;
         let cx = w.cx(&unique("drill"), &[("t", &[])], own.clone(), TTL);
         let mut case = Self { w, own, cx, nodes: Vec::new(), mark };
-        until("the victim runs", || async { !case.running().await.is_empty() }).await;
+        until("the victim runs", || async { !case.running().await.is_empty() && !case.witness().is_empty() }).await;
         let on = case.running().await.pop().and_then(|p| p.spec?.node_name).unwrap();
         let mut all = nodes(&case.w).await;
         all.sort_by_key(|node| node.name_any() != on);
