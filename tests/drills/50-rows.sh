@@ -62,7 +62,9 @@ shown() {
 another_primary_puts_them_back() {
   local scenario before
   before=$(leader)
+  # Noticed before the next fault, or it would be that one's, too.
   scenario=$(rows_scenario 50 \
+    "{name: it is noticed, waitFor: {probe: accounts, state: bad, timeout: 20s}}" \
     "{name: lose the primary, inject: {podKill: {target: primary}}}" \
     "{name: another one leads, waitFor: {probe: members, state: good, for: 5s, timeout: 3m}}" \
     "{name: put them back, revert: rename accounts}" \
@@ -82,7 +84,7 @@ another_primary_puts_them_back() {
 }
 
 over_the_limit() {
-  drill too-many 4 "$(rows_scenario 49 "{hold: 1s}")" || return 1
+  drill too-many 3 "$(rows_scenario 49 "{hold: 1s}")" || return 1
   grep -q 'it touches 50 rows, and ' "$EVIDENCE/journal.jsonl"
   rows_are 0 0
   nothing_left
