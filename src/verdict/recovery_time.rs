@@ -26,7 +26,7 @@ pub(super) fn judge(facts: &Facts<'_>, spec: &RecoveryTime) -> Judged {
     match series.after(&origin, micros(spec.stable_for)) {
         After::Nothing => judged.inconclusive(format!("`{}` gave no sample after the fault", spec.probe)),
         After::NeverBad { whose: true, .. } => judged.inconclusive(format!(
-            "`{}` was bad only after another fault had come, while this one was still in place: it is not known whose outage that is",
+            "`{}` was bad only after another fault had come, or the steps had ended, while this one was still in place: it is not known whose outage that is",
             spec.probe
         )),
         After::NeverBad { widest, good_for, whose: false } => never_bad(facts, spec, &origin, judged, widest, good_for),

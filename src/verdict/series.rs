@@ -22,7 +22,7 @@ pub(super) enum After<'a> {
         widest: Option<i64>,
         /// How long it was seen good after the origin, without a hole, at the least.
         good_for: i64,
-        /// It was bad after the next fault had come, while this one was still in place: nobody knows whose outage that is.
+        /// It was bad only after the next fault had come, or the steps had ended, while this one was still in place: nobody knows whose outage that is.
         whose: bool,
     },
     /// It was bad.
@@ -155,8 +155,10 @@ impl<'f, 'a> Series<'f, 'a> {
                 ProbeState::Bad if before => {}
                 ProbeState::Bad => {
                     let others = walk.first_bad.is_none() && beyond(next_fault, run);
-                    if beyond(taken_away, run) || others {
-                        walk.whose = others && self.facts.may_hold_at(origin.fault, &run.first_send);
+                    // What only begins once the steps have ended is not what the fault did.
+                    let late = walk.first_bad.is_none() && beyond(self.facts.steps_ended, run);
+                    if beyond(taken_away, run) || others || late {
+                        walk.whose = (others || late) && self.facts.may_hold_at(origin.fault, &run.first_send);
                         break;
                     }
                     walk.known = true;

@@ -621,3 +621,31 @@ fn an_outage_that_begins_after_another_fault_is_not_known_to_be_nobodys() {
     assert_eq!(two(RevertResult::Nothing, 10_500).outcome, Outcome::Met);
     assert_eq!(two(RevertResult::Reverted, 2_500).outcome, Outcome::Met);
 }
+
+#[test]
+fn an_outage_that_begins_after_the_steps_is_not_the_faults() {
+    // Undone by a step at 2 s, good until the steps' end at 4 s, bad from 6 s on.
+    let late = |revert_ms: i64| {
+        let mut j = Tape::new();
+        j.rto(3_000, 1_000);
+        j.run("web", Good, 0, 900, RunEnd::Cut);
+        j.break_it(1_000, 1_020);
+        j.run("web", Good, 1_000, 5_900, RunEnd::Change);
+        j.run("web", Bad, 6_000, 8_000, RunEnd::Change);
+        j.run("web", Good, 8_100, 11_000, RunEnd::End);
+        if revert_ms < 4_000 {
+            j.revert(revert_ms, RevertResult::Reverted);
+            j.steps_ended(4_000);
+        } else {
+            j.steps_ended(4_000);
+            j.revert(revert_ms, RevertResult::Reverted);
+        }
+        j.end(12_000);
+        j.only()
+    };
+    let o = late(2_000);
+    assert_eq!(o.outcome, Outcome::Met, "{}", o.reason);
+    // One that was still in place may have done it.
+    let o = late(9_000);
+    assert_eq!(o.outcome, Outcome::Inconclusive, "{}", o.reason);
+}
