@@ -166,10 +166,10 @@ async fn in_sandbox(args: &DoctorArgs) -> Result<Report, CliError> {
         None => None,
     };
     let own = &environment.spec.firedrill;
-    let granted = match &planned {
-        Some(plan) => stage.grant(plan).await,
-        None if own.watchdog.enabled => stage.account(&own.namespace, &own.watchdog.service_account).await,
-        None => Ok(()),
+    let granted = match (&planned, own.guard()) {
+        (Some(plan), _) => stage.grant(plan).await,
+        (None, Some(watchdog)) => stage.account(&own.namespace, &watchdog.service_account).await,
+        (None, None) => Ok(()),
     };
     if let Err(error) = granted {
         stage.close().await;

@@ -421,7 +421,7 @@ async fn trials(
     if plan.is_none_or(|plan| plan.probes.values().any(|probe| probe.from == Vantage::Cluster)) {
         kinds.push(("observer".to_owned(), AgentKind::Observer { avoid_nodes: avoid_nodes.clone() }));
     }
-    let watchdog = plan.map_or(own.watchdog.enabled.then_some(&own.watchdog), Plan::guarded_by);
+    let watchdog = plan.map_or(own.guard(), Plan::guarded_by);
     if let Some(watchdog) = watchdog {
         let (service_account, lease) = (watchdog.service_account.clone(), Dur::from_secs(15));
         kinds.push(("watchdog".to_owned(), AgentKind::Watchdog { avoid_nodes, service_account, lease }));

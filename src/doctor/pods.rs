@@ -99,7 +99,7 @@ async fn security(cluster: &Cluster, namespace: &str, plan: Option<&Plan>) -> Fi
 /// Whether the watchdog's account is there, and has the permissions to revert the drill. None: the drill has no watchdog.
 pub(super) async fn watchdog(cluster: &Cluster, own: &OwnPlace, plan: Option<&Plan>) -> Option<Finding> {
     let of = |verdict, found: String| Finding::new(Area::Place, "watchdog's account", verdict, found);
-    let account = plan.map_or(own.watchdog.enabled.then_some(&own.watchdog), Plan::guarded_by)?;
+    let account = plan.map_or(own.guard(), Plan::guarded_by)?;
     let (namespace, name) = (own.namespace.as_str(), account.service_account.as_str());
     let grant = "`firedrill plan FILE --rbac | kubectl apply -f -` makes it and what it may do";
     match cluster.get_opt::<ServiceAccount>(namespace, name).await {

@@ -29,7 +29,7 @@ use crate::{
     cluster::Fresh,
     journal::TouchedObject,
     labels,
-    plan::{ResolvedObject, unfit_claim},
+    plan::{ResolvedObject, claims_used, unfit_claim},
     scenario::types::{Dur, LoseVolume},
 };
 
@@ -118,11 +118,7 @@ fn kept_for(volume: &PersistentVolume) -> Option<(&str, &str, Option<&str>)> {
 
 /// The pods that use the claim of this name.
 async fn users(cx: &FaultCx, namespace: &str, name: &str) -> Result<Vec<Pod>, FaultError> {
-    let keep = |pod: Pod| {
-        let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-        let uses = volumes.filter_map(|v| v.persistent_volume_claim.as_ref()).any(|c| c.claim_name == name);
-        uses.then_some(pod)
-    };
+    let keep = |pod: Pod| claims_used(&pod).iter().any(|claim| claim == name).then_some(pod);
     let what = format!("list pods in {namespace}");
     Ok(cx.cluster.list_map(&cx.cluster.api(namespace), None, &what, Fresh::Now, keep).await?)
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::scenario::types::FaultSpec;
 
 /// The claims that a pod uses, by name.
-pub(super) fn used(pod: &Pod) -> Vec<String> {
+pub fn used(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone())).collect()
 }

@@ -122,7 +122,7 @@ pub fn make(inputs: &Inputs<'_>) -> Result<Plan, Refused> {
 
 /// What nobody would undo if the runner were lost, because the environment has no watchdog.
 fn unguarded(plan: &Plan) -> Option<String> {
-    if plan.place.firedrill.watchdog.enabled {
+    if plan.place.firedrill.guard().is_some() {
         return None;
     }
     let steps = plan.leaf_steps().into_iter().filter_map(|step| {

@@ -27,7 +27,7 @@ pub mod snapshot;
 mod types;
 pub mod wants;
 
-pub use claims::unfit as unfit_claim;
+pub use claims::{unfit as unfit_claim, used as claims_used};
 pub use drift::{digest, drift};
 pub(crate) use guard::DATABASE;
 pub use guard::Touched;

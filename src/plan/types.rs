@@ -226,8 +226,7 @@ pub struct PlannedStep {
 impl Plan {
     /// The environment's watchdog, if this drill has something for it to revert.
     pub fn guarded_by(&self) -> Option<&Watchdog> {
-        let watchdog = &self.place.firedrill.watchdog;
-        (watchdog.enabled && self.leaf_steps().iter().any(|step| step.fault.is_some())).then_some(watchdog)
+        self.place.firedrill.guard().filter(|_| self.leaf_steps().iter().any(|step| step.fault.is_some()))
     }
 
     /// All steps that do something, depth first, `parallel` itself left out.

@@ -94,6 +94,13 @@ pub struct OwnPlace {
     pub watchdog: Watchdog,
 }
 
+impl OwnPlace {
+    /// The watchdog, unless it is turned off.
+    pub fn guard(&self) -> Option<&Watchdog> {
+        self.watchdog.enabled.then_some(&self.watchdog)
+    }
+}
+
 impl Default for OwnPlace {
     fn default() -> Self {
         let image = format!("firedrill:{}", env!("CARGO_PKG_VERSION"));

@@ -604,13 +604,7 @@ fn an_outage_that_begins_after_another_fault_is_not_known_to_be_nobodys() {
         j.push(3_010, Event::Effective { fault: 1, at: at(3_010), proof: String::new() });
         j.run("web", Bad, 4_100, 6_000, RunEnd::Change);
         j.run("web", Good, 6_100, 11_000, RunEnd::End);
-        if revert_ms < 10_000 {
-            j.revert(revert_ms, result);
-            j.steps_ended(10_000);
-        } else {
-            j.steps_ended(10_000);
-            j.revert(revert_ms, result);
-        }
+        j.steps_ended_and_revert(10_000, revert_ms, result);
         j.end(12_000);
         j.only()
     };
@@ -633,13 +627,7 @@ fn an_outage_that_begins_after_the_steps_is_not_the_faults() {
         j.run("web", Good, 1_000, 5_900, RunEnd::Change);
         j.run("web", Bad, 6_000, 8_000, RunEnd::Change);
         j.run("web", Good, 8_100, 11_000, RunEnd::End);
-        if revert_ms < 4_000 {
-            j.revert(revert_ms, RevertResult::Reverted);
-            j.steps_ended(4_000);
-        } else {
-            j.steps_ended(4_000);
-            j.revert(revert_ms, RevertResult::Reverted);
-        }
+        j.steps_ended_and_revert(4_000, revert_ms, RevertResult::Reverted);
         j.end(12_000);
         j.only()
     };

@@ -131,6 +131,17 @@ impl Tape {
         self.push(ms, Event::StepsEnded { at: at(ms) });
     }
 
+    /// The end of the steps, and the revert before or after it.
+    pub(crate) fn steps_ended_and_revert(&mut self, steps_ms: i64, revert_ms: i64, result: RevertResult) {
+        if revert_ms < steps_ms {
+            self.revert(revert_ms, result);
+            self.steps_ended(steps_ms);
+        } else {
+            self.steps_ended(steps_ms);
+            self.revert(revert_ms, result);
+        }
+    }
+
     /// A run of samples of `probe` every 100 ms from `from` to `to` (sends, inclusive), each taking 10 ms.
     pub(crate) fn run(&mut self, probe: &str, state: ProbeState, from_ms: i64, to_ms: i64, ended: RunEnd) {
         self.events.push((at(to_ms + 10), Event::Run(run(probe, state, from_ms, to_ms, ended))));
