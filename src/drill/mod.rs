@@ -8,6 +8,7 @@
 mod acks;
 mod begin;
 mod executor;
+mod holds;
 mod lease;
 mod next;
 mod place;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures::future::{FutureExt as _, LocalBoxFuture};
 
 use super::{
-    Acks, DrillError, DrillState,
+    Acks, DrillError,
     acks::{Ack, AckAction, Question},
     executor::Drill,
     wait::{Waited, against},
@@ -24,8 +24,6 @@ use crate::{
 const EFFECTIVE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a digest may take.
 const DIGEST_LIMIT: Duration = Duration::from_secs(120);
-/// How often it is looked whether a fault still holds.
-const HOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// How a step ended, and what is to be said of it.
 type Ended = (StepOutcome, String);
@@ -284,42 +282,6 @@ impl Drill {
             Err(error) => tracing::error!(%error, "changed something after the Leases were lost, and could not undo it"),
         }
         Err(fenced)
-    }
-
-    /// Watches whether a fault holds, and reverts it by itself after its `for`.
-    async fn watch_fault(self: &Arc<Self>, id: FaultId, spec: FaultSpec, undo: fault::Undo) {
-        let drill = Arc::clone(self);
-        let until = spec.duration.map(|time| tokio::time::Instant::now() + time.0);
-        let live = move |state: &DrillState| state.faults.get(&id).is_some_and(super::FaultState::is_live);
-        self.spawn(async move {
-            let mut holds = true;
-            while live(&drill.state()) {
-                let pause = tokio::time::Instant::now() + HOLD_EVERY;
-                tokio::time::sleep_until(until.map_or(pause, |until| until.min(pause))).await;
-                if until.is_some_and(|until| tokio::time::Instant::now() >= until) {
-                    if let Err(error) = drill.revert(id, "its `for` is over").await {
-                        tracing::warn!(%error, "a fault could not be reverted in time; it will be tried again");
-                    }
-                    return;
-                }
-                if !holds || !live(&drill.state()) {
-                    continue;
-                }
-                match fault::holds(&drill.faults, &spec, &undo).await {
-                    // A revert may have begun while we looked: then it is no finding.
-                    Ok(Some(detail)) if live(&drill.state()) => {
-                        holds = false;
-                        let event = Event::HoldBroken { fault: id, at: drill.clock.now(), detail };
-                        if let Err(error) = drill.record(event).await {
-                            tracing::warn!(%error, "a broken hold could not be journalled");
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(error) => tracing::debug!(%error, "it cannot be seen whether the fault holds"),
-                }
-            }
-        })
-        .await;
     }
 
     async fn revert_step(self: &Arc<Self>, named: &str) -> Result<Ended, DrillError> {

@@ -7,6 +7,7 @@
 
 mod bad_image;
 mod change;
+mod changed;
 mod cordon_node;
 mod custom;
 mod cut_backup_job;
@@ -37,6 +38,7 @@ use std::{
     time::Duration,
 };
 
+pub use changed::{Changed, changed};
 pub use helpers::Helpers;
 use home::Home;
 pub use undo::*;

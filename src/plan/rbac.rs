@@ -304,7 +304,8 @@ fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rules
             rules.named(namespace, "apps", workloads(&object.kind), &object.name, &["get", "patch", "watch"], why);
         }
         if let Some(cut) = &fault.cut_backup_job {
-            rules.named(namespace, "batch", "cronjobs", &object.name, &["get", "patch"], why);
+            let held: &[&str] = if cut.how == CutHow::Suspend { &["get", "patch", "watch"] } else { &["get", "patch"] };
+            rules.named(namespace, "batch", "cronjobs", &object.name, held, why);
             if cut.how == CutHow::KillRunning {
                 rules.all(namespace, "batch", "jobs", &["delete", "get", "list", "watch"], why);
                 rules.all(namespace, "", "pods", &["delete", "get", "list", "watch"], why);

@@ -1,12 +1,12 @@
 //! `object`: a CEL expression over any Kubernetes object. Read at every tick and whenever a watch sees a change, as
 //! [`super::pods`] does and for the same reason.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cel::{Context, Program, Value};
 use futures::FutureExt as _;
 use kube::{
-    Api,
+    Api, ResourceExt as _,
     api::{DynamicObject, GroupVersionKind},
     discovery::{self, Scope},
     runtime::watcher,
@@ -22,7 +22,7 @@ use crate::{
 
 /// The samples of an `object` probe.
 pub(super) async fn take(cx: &ProbeCx, probe: &ObjectProbe) -> Result<(Take, Option<mpsc::Receiver<()>>), String> {
-    let program = Arc::new(compile(&probe.cel)?);
+    let judge = Arc::new(Judge::new(compile(&probe.cel)?, &probe.cel));
     let (group, version) = probe.api_version.split_once('/').unwrap_or(("", &probe.api_version));
     let gvk = GroupVersionKind::gvk(group, version, &probe.kind);
     let what = format!("find kind {} of {}", probe.kind, probe.api_version);
@@ -40,10 +40,10 @@ pub(super) async fn take(cx: &ProbeCx, probe: &ObjectProbe) -> Result<(Take, Opt
     let watch = Arc::new(AbortOnDropHandle::new(tokio::spawn(crate::gate::own(follow(events, nudge)))));
     let name = probe.name.clone();
     let take: Take = Box::new(move || {
-        let (reads, name, program, watch) = (reads.clone(), name.clone(), program.clone(), watch.clone());
+        let (reads, name, judge, watch) = (reads.clone(), name.clone(), judge.clone(), watch.clone());
         async move {
             let outcome = match reads.get_opt(&name).await {
-                Ok(Some(object)) => judge(&program, &object),
+                Ok(Some(object)) => judge.of(object),
                 Ok(None) => Outcome::bad("does not exist"),
                 Err(error) => Outcome::unknown(format!("failed to read it: {}", why(&error))),
             };
@@ -64,6 +64,36 @@ pub(crate) fn cel(expression: &str, object: &impl serde::Serialize) -> Outcome {
     match compile(expression) {
         Ok(program) => judge(&program, object),
         Err(why) => Outcome::unknown(why),
+    }
+}
+
+/// An expression, and what it gave last: the same version of an object gives the same, and most looks find the version they found before.
+struct Judge {
+    program: Program,
+    /// It asks for who manages which field: more than half of many an object, and otherwise left out.
+    managed: bool,
+    last: Mutex<Option<(String, Outcome)>>,
+}
+
+impl Judge {
+    fn new(program: Program, text: &str) -> Self {
+        Self { program, managed: text.contains("managedFields"), last: Mutex::default() }
+    }
+
+    fn of(&self, mut object: DynamicObject) -> Outcome {
+        let version = object.uid().zip(object.resource_version()).map(|(uid, version)| format!("{uid}/{version}"));
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(version), Some((seen, outcome))) = (&version, &*last)
+            && version == seen
+        {
+            return outcome.clone();
+        }
+        if !self.managed {
+            object.metadata.managed_fields = None;
+        }
+        let outcome = judge(&self.program, &object);
+        *last = version.map(|version| (version, outcome.clone()));
+        outcome
     }
 }
 
@@ -98,5 +128,28 @@ mod tests {
         assert_eq!(state("object.status.missing == 1"), ProbeState::Bad);
         assert_eq!(state("object.status.ready"), ProbeState::Unknown);
         assert!(compile("object.status ==").is_err());
+    }
+
+    #[test]
+    fn a_version_that_was_judged_is_not_judged_again_and_another_one_is() {
+        let object = |uid: &str, version: &str, ready: u32| -> DynamicObject {
+            let metadata = json!({"name": "web", "uid": uid, "resourceVersion": version, "managedFields": [{"manager": "kubectl"}]});
+            serde_json::from_value(json!({"metadata": metadata, "status": {"ready": ready}})).unwrap()
+        };
+        let of = |cel: &str| Judge::new(compile(cel).unwrap(), cel);
+        let judge = of("object.status.ready >= 2");
+        assert_eq!(judge.of(object("a", "1", 2)).state, ProbeState::Good);
+        // The same version says the same, which is how it is seen here that it was not judged again.
+        assert_eq!(judge.of(object("a", "1", 1)).state, ProbeState::Good);
+        assert_eq!(judge.of(object("a", "2", 1)).state, ProbeState::Bad);
+        assert_eq!(judge.of(object("b", "2", 2)).state, ProbeState::Good, "made anew");
+        let unversioned = of("object.status.ready >= 2");
+        assert_eq!(
+            unversioned.of(serde_json::from_value(json!({"metadata": {}, "status": {"ready": 2}})).unwrap()).state,
+            ProbeState::Good
+        );
+        assert_eq!(unversioned.of(serde_json::from_value(json!({"metadata": {}, "status": {"ready": 1}})).unwrap()).state, ProbeState::Bad);
+        assert_eq!(of("object.metadata.managedFields[0].manager == 'kubectl'").of(object("a", "1", 2)).state, ProbeState::Good);
+        assert_eq!(of("size(object.metadata) == 3").of(object("a", "1", 2)).state, ProbeState::Good, "name, uid and version");
     }
 }

@@ -23,6 +23,10 @@ use std::{
     },
 };
 
+/// The program's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How many seeds there are when nothing else is said.
 const SEEDS: u64 = 1_000;
 /// Every so many seeds one is played twice.

@@ -14,6 +14,17 @@ const CHANGE: &[&str] = &["get", "patch"];
 pub(super) fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, object: &ResolvedObject, why: &str, rules: &mut Rules) {
     let own = plan.place.firedrill.namespace.as_str();
     of_revert(own, step, fault, object, why, rules);
+    let workloads = if object.kind == "Deployment" { "deployments" } else { "statefulsets" };
+    for (held, group, resource) in [
+        (fault.detach_service.is_some(), "", "services"),
+        (fault.bad_image.is_some(), "apps", workloads),
+        (fault.hide_secret.is_some(), "", "secrets"),
+    ] {
+        if held {
+            // Whether it holds.
+            rules.named(&object.namespace, group, resource, &object.name, &["watch"], why);
+        }
+    }
     if fault.hide_secret.is_some() {
         rules.named(&object.namespace, "", "secrets", &object.name, &["delete"], why);
         rules.all(own, "", "secrets", &["create"], why);

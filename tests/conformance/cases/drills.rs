@@ -10,7 +10,10 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{ApiResource, AttachParams, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{
+        ApiResource, AttachParams, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams, PostParams, Preconditions,
+        WatchEvent, WatchParams,
+    },
     core::GroupVersionKind,
     discovery::{self, Scope},
     runtime::{WatchStreamExt as _, watcher},
@@ -33,6 +36,10 @@ pub(crate) const CASES: &[Case] = &[
     case!(drill_stop, "the cluster-wide stop: a forced apply, lifted by a delete"),
     case!(drill_kills_a_pod, "pods are deleted by uid, with a grace, and not if another one has the name"),
     case!(drill_watches_pods, "a watch through the client library's watcher"),
+    case!(
+        drill_watches_one_object,
+        "metadata of one object is watched without a version before: whatever becomes of it, and nothing of others"
+    ),
     case!(drill_discovers_kinds, "kinds are found by discovery, and a missing one is not"),
     case!(drill_reads_any_kind, "objects of any kind, by group, version and kind"),
     case!(drill_lists_in_pages, "lists in pages through the client library"),
@@ -201,6 +208,36 @@ async fn drill_watches_pods(b: &Bench) {
     }
     seen.dedup();
     assert_eq!(seen, ["init", "there a", "done", "Running", "deleted"]);
+}
+
+async fn drill_watches_one_object(b: &Bench) {
+    for plural in ["services", "secrets", "deployments", "statefulsets", "cronjobs"] {
+        let kind = named(plural);
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.group(), "v1", kind.kind));
+        let api: Api<DynamicObject> = Api::namespaced_with(b.client(), b.namespace(), &resource);
+        let params = WatchParams::default().fields("metadata.name=web").timeout(25);
+        let events = api.watch_metadata(&params, "0").await.unwrap();
+        pin_mut!(events);
+        b.make(plural, kind.object("other")).await;
+        b.make(plural, kind.object("web")).await;
+        b.patch(&format!("{plural}/web"), MERGE, json!({"metadata": {"labels": {"firedrill.dev/fault": "d1"}}})).await.is(200);
+        b.delete(&format!("{plural}/web"), json!({"propagationPolicy": "Background"})).await.is(200);
+        let mut seen = Vec::new();
+        while seen.last() != Some(&"deleted") {
+            let event = tokio::time::timeout(Duration::from_secs(20), events.try_next()).await.expect("an event").unwrap().unwrap();
+            let (what, object) = match event {
+                WatchEvent::Added(object) => ("added", object),
+                WatchEvent::Modified(object) => ("modified", object),
+                WatchEvent::Deleted(object) => ("deleted", object),
+                WatchEvent::Bookmark(_) => continue,
+                WatchEvent::Error(error) => panic!("{plural}: {error:?}"),
+            };
+            assert_eq!(object.name_any(), "web", "{plural}");
+            seen.push(what);
+        }
+        seen.dedup();
+        assert_eq!(seen, ["added", "modified", "deleted"], "{plural}");
+    }
 }
 
 async fn drill_discovers_kinds(b: &Bench) {
