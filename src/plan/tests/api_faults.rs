@@ -123,19 +123,20 @@ fn permissions_are_those_of_the_fault_and_of_its_revert() {
 
     let limits = json!({"objects": 1, "pods": 4});
     let (runner, dog) = of(&breaks(&json!({"namespace": "shop", "service": "checkout"}), "detachService", &limits));
-    for permissions in [&runner, &dog] {
-        assert_eq!(rules(permissions, Some("shop"), "services"), ["get,patch [checkout]"]);
+    // Who only reverts has nothing to watch.
+    for (permissions, verbs) in [(&runner, "get,patch,watch"), (&dog, "get,patch")] {
+        assert_eq!(rules(permissions, Some("shop"), "services"), [format!("{verbs} [checkout]")]);
         assert_eq!(rules(permissions, Some("shop"), "endpointslices"), ["list []"]);
     }
     let (runner, dog) = of(&breaks(&json!({"namespace": "shop", "deployment": "web"}), "badImage", &limits));
-    for permissions in [&runner, &dog] {
-        assert_eq!(rules(permissions, Some("shop"), "deployments"), ["get,patch [web]"]);
+    for (permissions, verbs) in [(&runner, "get,patch,watch"), (&dog, "get,patch")] {
+        assert_eq!(rules(permissions, Some("shop"), "deployments"), [format!("{verbs} [web]")]);
         assert_eq!(rules(permissions, Some("shop"), "replicasets"), ["delete,list []"]);
     }
     // The copy alone may be read in firedrill's own namespace, by its name.
     let (runner, dog) = of(&breaks(&json!({"namespace": "shop", "secret": "orders-ledger"}), "hideSecret", &limits));
     let copy = labels::hidden_copy("shop", "orders-ledger");
-    assert_eq!(rules(&runner, Some("shop"), "secrets"), ["create []", "delete,get,patch [orders-ledger]"]);
+    assert_eq!(rules(&runner, Some("shop"), "secrets"), ["create []", "delete,get,patch,watch [orders-ledger]"]);
     assert_eq!(rules(&runner, Some("firedrill"), "secrets"), ["create []".to_owned(), format!("delete,get [{copy}]")]);
     assert_eq!(rules(&dog, Some("shop"), "secrets"), ["create []", "get,patch [orders-ledger]"]);
     assert_eq!(rules(&dog, Some("firedrill"), "secrets"), [format!("delete,get [{copy}]")]);

@@ -196,7 +196,7 @@ fn permissions_are_as_small_as_the_drill() {
     assert_eq!(of(&freeze, "nodes"), ["*: list "]);
     let backup = breaks(&json!({"namespace": "shop", "cronJob": "backup"}), "cutBackupJob", &json!({"objects": 1}));
     let backup = planned(&backup);
-    assert_eq!(of(&backup, "cronjobs"), ["shop: get,patch backup"]);
+    assert_eq!(of(&backup, "cronjobs"), ["shop: get,patch,watch backup"]);
     assert_eq!(of(&backup, "pods"), ["firedrill: list ", "shop: list "], "no probe from the cluster, no helper: only looked for");
     assert_eq!(of(&backup, "jobs"), ["shop: get,list "]);
     let kill = planned(&breaks(&json!({"namespace": "shop", "name": "orders-1"}), "podKill", &json!({"pods": 1})));
