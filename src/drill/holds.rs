@@ -90,8 +90,8 @@ impl Drill {
     }
 }
 
-/// Says whether an object may have changed, for as long as it is polled. A watch needs no list before it: without a version it begins with
-/// the object as it is.
+/// Says whether an object may have changed, for as long as it is polled. A watch needs no list before it: from version 0 it begins with the
+/// object as it is.
 async fn follow(client: Client, Changed { kind, namespace, name }: Changed, watched: Arc<Watched>) {
     let api: Api<DynamicObject> = Api::namespaced_with(client, &namespace, &kind);
     let params = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(WATCH_SECS);

@@ -301,11 +301,10 @@ fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rules
             rules.all(namespace, "", "pods", &["delete"], why);
         }
         if fault.scale.is_some() {
-            rules.named(namespace, "apps", workloads(&object.kind), &object.name, &["get", "patch", "watch"], why);
+            rules.named(namespace, "apps", workloads(&object.kind), &object.name, &["get", "patch"], why);
         }
         if let Some(cut) = &fault.cut_backup_job {
-            let held: &[&str] = if cut.how == CutHow::Suspend { &["get", "patch", "watch"] } else { &["get", "patch"] };
-            rules.named(namespace, "batch", "cronjobs", &object.name, held, why);
+            rules.named(namespace, "batch", "cronjobs", &object.name, &["get", "patch"], why);
             if cut.how == CutHow::KillRunning {
                 rules.all(namespace, "batch", "jobs", &["delete", "get", "list", "watch"], why);
                 rules.all(namespace, "", "pods", &["delete", "get", "list", "watch"], why);

@@ -1,10 +1,10 @@
 //! The permissions of the faults that are made through the API server, and of their reverts.
 
-use super::{EXEC, Rules, owner_rules};
+use super::{EXEC, Rules, owner_rules, workloads};
 use crate::{
     labels,
     plan::types::{Plan, PlannedStep, ResolvedObject},
-    scenario::types::{BudgetPolicy, FaultSpec},
+    scenario::types::{BudgetPolicy, CutHow, FaultSpec},
 };
 
 /// To read an object and change fields of it.
@@ -14,14 +14,15 @@ const CHANGE: &[&str] = &["get", "patch"];
 pub(super) fn of_fault(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, object: &ResolvedObject, why: &str, rules: &mut Rules) {
     let own = plan.place.firedrill.namespace.as_str();
     of_revert(own, step, fault, object, why, rules);
-    let workloads = if object.kind == "Deployment" { "deployments" } else { "statefulsets" };
-    for (held, group, resource) in [
+    // Whether it holds is watched where one object shows it: see `fault::changed`.
+    let suspends = fault.cut_backup_job.as_ref().is_some_and(|cut| cut.how == CutHow::Suspend);
+    for (watched, group, resource) in [
+        (fault.scale.is_some() || fault.bad_image.is_some(), "apps", workloads(&object.kind)),
+        (suspends, "batch", "cronjobs"),
         (fault.detach_service.is_some(), "", "services"),
-        (fault.bad_image.is_some(), "apps", workloads),
         (fault.hide_secret.is_some(), "", "secrets"),
     ] {
-        if held {
-            // Whether it holds.
+        if watched {
             rules.named(&object.namespace, group, resource, &object.name, &["watch"], why);
         }
     }
@@ -76,9 +77,8 @@ pub(super) fn of_revert(own: &str, step: &PlannedStep, fault: &FaultSpec, object
         rules.all(namespace, "", "pods", &["list"], why);
     }
     if fault.bad_image.is_some() {
-        let (workloads, history) =
-            if object.kind == "Deployment" { ("deployments", "replicasets") } else { ("statefulsets", "controllerrevisions") };
-        rules.named(namespace, "apps", workloads, &object.name, CHANGE, why);
+        let history = if object.kind == "Deployment" { "replicasets" } else { "controllerrevisions" };
+        rules.named(namespace, "apps", workloads(&object.kind), &object.name, CHANGE, why);
         // What the rollout has made has names that nobody knows before.
         rules.all(namespace, "apps", history, &["delete", "list"], why);
         rules.all(namespace, "", "pods", if object.kind == "Deployment" { &["list"] } else { &["delete", "list"] }, why);
