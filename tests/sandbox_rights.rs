@@ -20,6 +20,7 @@ use firedrill::{
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
+    batch::v1::Job,
     core::v1::{Node, PersistentVolumeClaim, Pod, Secret, Service},
 };
 use kube::{
@@ -31,6 +32,11 @@ use serde_json::{Value, json};
 const LEASE: Duration = Duration::from_secs(15);
 const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: nobody, namespace: shop}\n\
                       spec: {podSelector: {matchLabels: {app: '${app}'}}, policyTypes: [Ingress]}\n";
+
+/// Writes to a volume of its own, as the image's own tools would elsewhere.
+const JOB: &str = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: cut, namespace: shop}\nspec:\n  template:\n    metadata: {annotations: {sandbox.firedrill.dev/model: shell}}\n    \
+                   spec:\n      nodeSelector: {kubernetes.io/hostname: n0}\n      volumes: [{name: data, persistentVolumeClaim: {claimName: shared}}]\n      \
+                   containers: [{name: main, image: 'tools:1', volumeMounts: [{name: data, mountPath: /data}]}]\n";
 
 fn workload(name: &str, replicas: u32) -> Value {
     let labels = json!({"app": name});
@@ -51,6 +57,12 @@ async fn shop() -> World {
     w.create::<Deployment>(web).await;
     w.create::<StatefulSet>(workload("db", 2)).await;
     let spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": "standard", "resources": {"requests": {"storage": "16Mi"}}});
+    w.create::<PersistentVolumeClaim>(json!({"metadata": {"name": "shared"}, "spec": spec})).await;
+    // Bound before anything is looked at.
+    let pod = json!({"nodeSelector": {"kubernetes.io/hostname": "n0"}, "containers": [{"name": "main", "image": "holder:1"}],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "shared"}}]});
+    w.create::<Pod>(json!({"metadata": {"name": "holder"}, "spec": pod})).await;
+    things::bound_claim(&w, "shared").await;
     let mut store = workload("store", 1);
     store["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": spec}]);
     // Where no node is drained.
@@ -88,6 +100,10 @@ async fn drill(w: &World, hold: &str) -> std::sync::Arc<Drill> {
                 fault("e", json!({"hideSecret": {"target": "password"}})),
                 fault("f", json!({"manifest": {"file": "policy.yaml", "effective": "object.spec.policyTypes[0] == 'Ingress'", "values": {"app": "web"}}})),
                 fault("g", json!({"loseVolume": {"target": "store"}})),
+                fault("h", json!({"custom": {
+                    "job": {"file": "job.yaml"}, "inject": ["sh", "-c", "echo broken > /data/broken"], "effective": ["test", "-s", "/data/broken"],
+                    "revert": ["rm", "-f", "/data/broken"], "gone": ["test", "!", "-e", "/data/broken"],
+                }})),
                 {"hold": hold},
             ],
             "objectives": [{"check": {"probe": "open", "state": "good"}}],
@@ -100,7 +116,7 @@ async fn drill(w: &World, hold: &str) -> std::sync::Arc<Drill> {
         "spec": {"clusters": {"main": {"uid": w.cluster.uid}}, "firedrill": {"watchdog": {"serviceAccount": "watchdog"}}},
     });
     let environment = firedrill::scenario::parse_environment("environment.yaml", &environment.to_string()).unwrap();
-    let files = BTreeMap::from([("policy.yaml".to_owned(), POLICY.to_owned())]);
+    let files = BTreeMap::from([("policy.yaml".to_owned(), POLICY.to_owned()), ("job.yaml".to_owned(), JOB.to_owned())]);
     let plan = plan::plan_on(&w.cluster, &loaded, &environment, &files, 1).await.unwrap();
     assert!(plan.steps[0].evicts.iter().any(|pod| pod.namespace == "shop"), "nothing is evicted: {:?}", plan.steps[0].evicts);
     grant(w, &plan::rbac::yaml(&plan, &"User:runner".parse().unwrap())).await;
@@ -156,6 +172,7 @@ async fn broken(w: &World) -> bool {
             .await
             .unwrap()
             .is_some_and(|claim| claim.metadata.labels.is_some_and(|labels| labels.contains_key(firedrill::labels::FAULT)))
+        && w.cluster.get_opt::<Job>("shop", "cut-inject").await.unwrap().is_some_and(|job| job.status.unwrap().succeeded == Some(1))
 }
 
 /// Nobody has asked for what it may not.
@@ -204,6 +221,7 @@ async fn whole_drill() {
     assert!(end.clean && end.trouble.is_none(), "{end:?}");
     no_refusals(&w);
     assert_eq!(things::everything(&w).await, before);
+    assert!(w.cluster.api::<Job>("shop").list(&ListParams::default()).await.unwrap().items.is_empty(), "a Job of the fault is left");
     w.end().await;
 }
 
@@ -231,10 +249,13 @@ async fn lost_runner() {
     }
     no_refusals(&w);
     assert_eq!(things::everything(&w).await, before);
+    assert!(w.cluster.api::<Job>("shop").list(&ListParams::default()).await.unwrap().items.is_empty(), "a Job of the fault is left");
     let by = "system:serviceaccount:firedrill:watchdog";
     let audit = w.sandbox.as_ref().unwrap().audit();
     let written = |resource: &str| audit.iter().any(|e| e.user == by && e.is_write() && e.resource == resource);
-    for resource in ["nodes", "services", "statefulsets", "secrets", "networkpolicies", "persistentvolumes", "persistentvolumeclaims"] {
+    for resource in
+        ["nodes", "services", "statefulsets", "secrets", "networkpolicies", "persistentvolumes", "persistentvolumeclaims", "jobs"]
+    {
         assert!(written(resource), "the watchdog has not written {resource}");
     }
     w.end().await;

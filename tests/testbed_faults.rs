@@ -6,6 +6,9 @@
 
 #[expect(unreachable_pub, reason = "shared by suites, each of which is a crate of its own")]
 mod fault_kit;
+#[expect(unreachable_pub, reason = "shared by suites, each of which is a crate of its own")]
+#[path = "fault_kit/jobs.rs"]
+mod jobs;
 
 use std::{
     sync::Arc,
@@ -21,6 +24,7 @@ use firedrill::{
     plan::{ResolvedObject, ResolvedTarget},
     scenario::types::{FaultSpec, OwnPlace, Target},
 };
+use jobs::JobCase;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Namespace, PersistentVolumeClaim, Pod},
@@ -459,7 +463,7 @@ fn crash_keeps_its_contract() {
 
 #[test]
 fn what_else_helpers_do_keeps_its_contract() {
-    on_a_large_stack(&["signal", "fillDisk", "corruptFile", "deleteFiles", "partition", "custom"]);
+    on_a_large_stack(&["signal", "fillDisk", "corruptFile", "deleteFiles", "partition", "custom", jobs::NAME]);
 }
 
 /// All these cases in one function are too much for the two mebibytes of a test's stack.
@@ -483,7 +487,7 @@ async fn keeps_its_contract(faults: &[&str]) {
     let image = std::env::var("FIREDRILL_TESTBED_IMAGE").unwrap_or_else(|_| "localhost/firedrill:dev".to_owned());
     let own = OwnPlace { namespace: unique("own"), image, ..OwnPlace::default() };
     ensure_namespace(&cluster, &own.namespace).await.unwrap();
-    let mut w = World::new(cluster, "victims").await;
+    let mut w = World::on_kubelets(cluster, "victims").await;
     let mut table = Table::of("kubelets");
     let mut ran = 0;
     macro_rules! case {
@@ -534,6 +538,24 @@ async fn keeps_its_contract(faults: &[&str]) {
     let dns = || spec(json!({"partition": {"target": "t", "dns": true}}));
     case!("partition", "look-ups of names only", &["main"], |c| cut_in_part(&c, dns(), (false, true)));
     case!("custom", "inject, proof, revert, proof", &["main"], |c| bitten_and_gone(&c, custom()));
+    macro_rules! by_jobs {
+        ($case:literal, |$c:ident| $test:expr) => {
+            if faults.contains(&jobs::NAME) && format!("{} {}", jobs::NAME, $case).contains(&only) {
+                let mut case = JobCase::new(w).await;
+                let $c = &mut case;
+                let outcome = Box::pin($test).await;
+                w = case.end().await;
+                println!("{} {}: {outcome:?}", jobs::NAME, $case);
+                table.add(jobs::NAME, $case, outcome);
+                ran += 1;
+            }
+        };
+    }
+    by_jobs!("inject, proof, revert, proof", |c| jobs::whole(c));
+    by_jobs!("without effect", |c| jobs::without_effect(c));
+    by_jobs!("cut short while it runs", |c| jobs::cut_short(c, &kubeconfig));
+    by_jobs!("a command that fails, and one that takes too long", |c| jobs::fails(c));
+    by_jobs!("a Job that cannot start", |c| jobs::cannot_start(c));
     let namespaces = w.cluster.cluster_api::<Namespace>();
     let _ = namespaces.delete(&own.namespace, &DeleteParams::default()).await;
     w.end().await;

@@ -308,14 +308,14 @@ pub(crate) fn runbooks(loaded: &Loaded) -> Result<BTreeMap<String, String>, CliE
         if let Some(file) = step.runbook.as_ref().and_then(|r| r.file.as_ref()) {
             texts.insert(file.clone(), text(&loaded.dir.join(file))?);
         }
-        if let Some(file) = step.inject.as_ref().and_then(|fault| fault.manifest.as_ref()).map(|m| &m.file) {
+        if let Some(file) = step.inject.as_ref().and_then(|fault| fault.object_file()).map(|object| object.file) {
             let text = text(&loaded.dir.join(file))?;
             if text.len() > MAX_MANIFEST {
                 let why =
                     format!("failed to read {file}: it has {} bytes, and the plan takes a manifest of at most {MAX_MANIFEST}", text.len());
                 return Err(CliError::Usage(why));
             }
-            texts.insert(file.clone(), text);
+            texts.insert(file.to_owned(), text);
         }
     }
     Ok(texts)

@@ -30,6 +30,8 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked all the same while a watch tells: one that has gone silent is not seen to have.
 const WATCHED: Duration = Duration::from_secs(15);
+/// How often where each look is a Job.
+const COSTLY: Duration = Duration::from_secs(30);
 
 /// What a watch of what a fault has changed says.
 #[derive(Debug, Default)]
@@ -50,6 +52,7 @@ impl Drill {
         let follow = fault::changed(&undo).map(|object| follow(self.cluster.streams.clone(), object, Arc::clone(&watched)));
         self.spawn(async move {
             let _follow = follow.map(|follow| AbortOnDropHandle::new(tokio::spawn(gate::own(follow))));
+            let costly = fault::is_costly(&undo);
             let mut holds = true;
             let mut looked = Instant::now();
             while live(&drill.state()) {
@@ -63,7 +66,8 @@ impl Drill {
                 }
                 // Taken before the look: what changes meanwhile is looked at again.
                 let changed = watched.changed.swap(false, Ordering::AcqRel);
-                let quiet = watched.open.load(Ordering::Acquire) && !changed && looked.elapsed() < WATCHED;
+                let quiet =
+                    watched.open.load(Ordering::Acquire) && !changed && looked.elapsed() < WATCHED || costly && looked.elapsed() < COSTLY;
                 if !holds || quiet || !live(&drill.state()) {
                     continue;
                 }

@@ -34,6 +34,11 @@ pub fn changed(undo: &Undo) -> Option<Changed> {
     Some(Changed { kind, namespace: namespace.clone(), name: name.clone() })
 }
 
+/// Whether a look at what a fault has changed is work for the cluster itself, so that none is taken every second.
+pub fn is_costly(undo: &Undo) -> bool {
+    matches!(undo, Undo::Job(_))
+}
+
 fn resource<K: kube::Resource<DynamicType = ()>>() -> ApiResource {
     ApiResource::erase::<K>(&())
 }

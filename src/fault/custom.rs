@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long a command may take where the scenario does not say.
-const WITHIN: Dur = Dur::from_secs(60);
+pub(super) const WITHIN: Dur = Dur::from_secs(60);
 /// How many commands run at once.
 const AT_ONCE: usize = 10;
 /// How long it may take to end what a lost runner has left running.

@@ -40,7 +40,7 @@ fn parts<'a>(cx: &FaultCx, undo: &'a Undo) -> Result<Made<'a>, FaultError> {
 }
 
 /// The object as the plan has it.
-fn planned<'a>(cx: &'a FaultCx, spec: &FaultSpec) -> Result<&'a PlannedManifest, FaultError> {
+pub(super) fn planned<'a>(cx: &'a FaultCx, spec: &FaultSpec) -> Result<&'a PlannedManifest, FaultError> {
     let steps = cx.plan.leaf_steps();
     let mut of_this = steps.into_iter().filter(|step| step.spec.inject.as_ref() == Some(spec));
     of_this.find_map(|step| step.manifest.as_ref()).ok_or_else(|| FaultError::failed("make an object", "the plan does not have it"))

@@ -10,6 +10,7 @@ mod change;
 mod changed;
 mod cordon_node;
 mod custom;
+mod custom_job;
 mod cut_backup_job;
 mod detach_service;
 mod drain_node;
@@ -38,7 +39,7 @@ use std::{
     time::Duration,
 };
 
-pub use changed::{Changed, changed};
+pub use changed::{Changed, changed, is_costly};
 pub use helpers::Helpers;
 use home::Home;
 pub use undo::*;
@@ -222,7 +223,10 @@ pub async fn prepare(cx: &FaultCx, spec: &FaultSpec, targets: &[ResolvedObject])
     } else if spec.fill_disk.is_some() || spec.corrupt_file.is_some() || spec.delete_files.is_some() {
         apart(|| volumes::prepare(cx, spec, targets, &containers)).await
     } else if let Some(custom) = &spec.custom {
-        apart(|| custom::prepare(cx, custom, targets, &containers)).await
+        match custom.job {
+            Some(_) => custom_job::prepare(cx, spec, custom),
+            None => apart(|| custom::prepare(cx, custom, targets, &containers)).await,
+        }
     } else if let Some(sql) = &spec.sql {
         apart(|| sql::prepare(cx, sql)).await
     } else {
@@ -251,6 +255,7 @@ pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), Faul
         | Undo::Secret { .. }
         | Undo::Claim(_)
         | Undo::Custom { .. }
+        | Undo::Job(_)
         | Undo::Sql { .. }
         | Undo::Manifest { .. } => Ok(()),
     }
@@ -275,6 +280,10 @@ pub async fn inject(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(Stam
         Undo::Custom { .. } => {
             let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
             apart(|| custom::inject(cx, custom, undo)).await
+        }
+        Undo::Job(_) => {
+            let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
+            apart(|| custom_job::inject(cx, custom, undo)).await
         }
         Undo::Sql { .. } => {
             let sql = spec.sql.as_ref().ok_or(FaultError::NotBuilt)?;
@@ -327,6 +336,10 @@ pub async fn effective(cx: &FaultCx, spec: &FaultSpec, undo: &Undo, limit: Durat
             let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
             apart(|| custom::effective(cx, custom, undo, limit)).await
         }
+        Undo::Job(_) => {
+            let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
+            apart(|| custom_job::effective(cx, custom, undo, limit)).await
+        }
         Undo::Sql { .. } => apart(|| sql::effective(cx, undo, limit)).await,
         Undo::Processes { pods, how } => apart(|| processes::effective(cx, pods, *how, limit)).await,
         Undo::Signal { to, signal, id } => apart(|| signal::effective(cx, to, signal, id, limit)).await,
@@ -357,6 +370,10 @@ pub async fn holds(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<Option
             let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
             apart(|| custom::holds(cx, custom, undo)).await
         }
+        Undo::Job(_) => {
+            let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
+            apart(|| custom_job::holds(cx, custom, undo)).await
+        }
         Undo::Sql { .. } => apart(|| sql::holds(cx, undo)).await,
         Undo::Processes { pods, how } => apart(|| processes::holds(cx, pods, *how)).await,
         Undo::Signal { to, signal, id } => apart(|| signal::holds(cx, to, signal, id)).await,
@@ -384,6 +401,7 @@ pub async fn revert(cx: &FaultCx, undo: &Undo) -> Result<(RevertResult, String),
         Undo::Claim(lost) => apart(|| lose_volume::revert(cx, lost)).await,
         Undo::Manifest { .. } => apart(|| manifest::revert(cx, undo)).await,
         Undo::Custom { .. } => apart(|| custom::revert(cx, undo)).await,
+        Undo::Job(_) => apart(|| custom_job::revert(cx, undo)).await,
         Undo::Sql { .. } => apart(|| sql::revert(cx, undo)).await,
         Undo::Processes { pods, how } => apart(|| processes::revert(cx, pods, *how)).await,
         Undo::Signal { to, signal, id } => apart(|| signal::revert(cx, to, signal, id)).await,
@@ -411,6 +429,7 @@ pub async fn gone(cx: &FaultCx, undo: &Undo, limit: Duration) -> Result<(Stamp, 
         Undo::Claim(lost) => apart(|| lose_volume::gone(cx, lost, limit)).await,
         Undo::Manifest { .. } => apart(|| manifest::gone(cx, undo, limit)).await,
         Undo::Custom { .. } => apart(|| custom::gone(cx, undo, limit)).await,
+        Undo::Job(_) => apart(|| custom_job::gone(cx, undo, limit)).await,
         Undo::Sql { .. } => apart(|| sql::gone(cx, undo, limit)).await,
         Undo::Processes { pods, how } => apart(|| processes::gone(cx, pods, *how, limit)).await,
         Undo::Signal { to, signal, id } => apart(|| signal::gone(cx, to, signal, id, limit)).await,

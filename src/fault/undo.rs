@@ -183,6 +183,8 @@ pub enum Undo {
         /// What the shells of its commands are called.
         mark: String,
     },
+    /// Run the scenario's own command by a Job.
+    Job(CustomUndo),
     /// Run the statement that undoes another, in the transaction that removes the mark of it.
     Sql {
         /// The database, and the Secret of the role.
@@ -204,9 +206,27 @@ impl Undo {
             Self::Partition { .. } | Self::Volumes { .. } => true,
             Self::Deleted { .. } | Self::Scale { .. } | Self::CronJob { .. } | Self::Cordon { .. } | Self::Drain { .. } => false,
             Self::Service { .. } | Self::Image { .. } | Self::Secret { .. } | Self::Manifest { .. } => false,
-            Self::Custom { .. } | Self::Sql { .. } | Self::Claim(_) => false,
+            Self::Custom { .. } | Self::Job(_) | Self::Sql { .. } | Self::Claim(_) => false,
         }
     }
+}
+
+/// What undoes a fault of the scenario's own that is run by Jobs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CustomUndo {
+    /// Namespace of the Jobs.
+    pub namespace: String,
+    /// What their names begin with.
+    pub name: String,
+    /// The Job of the scenario's file, of which they are made.
+    pub job: serde_json::Value,
+    /// Undoes it.
+    pub revert: Vec<String>,
+    /// Exit code 0 proves that it is gone.
+    pub gone: Vec<String>,
+    /// How long each may take.
+    pub within: Dur,
 }
 
 /// A claim as it was, and the volume that it loses.

@@ -149,10 +149,10 @@ pub fn fault(spec: &FaultSpec) -> Option<FaultView<'_>> {
     if let Some(f) = partition {
         return t(&f.target, Breaks::Pods, POD, true, true);
     }
-    if let Some(f) = custom {
-        return t(&f.target, Breaks::Pods, POD, false, true);
+    if let Some(target) = custom.as_ref().and_then(|f| f.target.as_ref()) {
+        return t(target, Breaks::Pods, POD, false, true);
     }
-    (sql.is_some() || manifest.is_some()).then_some(FaultView {
+    (sql.is_some() || manifest.is_some() || custom.is_some()).then_some(FaultView {
         kind,
         target: None,
         breaks: Breaks::Objects,

@@ -12,8 +12,7 @@ use super::{
     types::*,
 };
 use crate::scenario::types::{
-    CutHow, Dur, Endpoint, Environment, ManifestFault, Objective, OneOf as _, Postgres, Probe, Scenario, SqlFault, Step, UndoPolicy,
-    Vantage,
+    CutHow, Dur, Endpoint, Environment, FaultSpec, Objective, OneOf as _, Postgres, Probe, Scenario, SqlFault, Step, UndoPolicy, Vantage,
 };
 
 /// All that a plan is made of.
@@ -315,7 +314,7 @@ impl Maker<'_> {
         planned
     }
 
-    fn fault(&mut self, spec: &crate::scenario::types::FaultSpec, step: &mut PlannedStep, targets: &BTreeMap<String, ResolvedTarget>) {
+    fn fault(&mut self, spec: &FaultSpec, step: &mut PlannedStep, targets: &BTreeMap<String, ResolvedTarget>) {
         let undo = spec.undo.unwrap_or_default();
         step.undo = Some(undo);
         let Some(view) = kinds::fault(spec) else {
@@ -330,8 +329,8 @@ impl Maker<'_> {
             UndoPolicy::Runbook => self.warn(format!("step `{}`: `{}` is undone only by the runbook", step.title, view.kind)),
             UndoPolicy::Auto | UndoPolicy::OnAbort => {}
         }
-        if let Some(manifest) = &spec.manifest {
-            self.manifest(manifest, step);
+        if spec.object_file().is_some() {
+            self.manifest(spec, step);
         }
         if let Some(sql) = &spec.sql {
             self.sql(sql, step, targets);
@@ -369,24 +368,27 @@ impl Maker<'_> {
         }
     }
 
-    fn manifest(&mut self, fault: &ManifestFault, step: &mut PlannedStep) {
+    /// A fault that makes an object, or runs one.
+    fn manifest(&mut self, fault: &FaultSpec, step: &mut PlannedStep) {
         let who = format!("step `{}`", step.title);
-        let Some(text) = self.inputs.runbooks.get(&fault.file) else {
-            return self.refuse(format!("{who}: the manifest {} was not read", fault.file));
+        let Some(file) = fault.object_file().map(|object| object.file) else { return };
+        let Some(text) = self.inputs.runbooks.get(file) else {
+            return self.refuse(format!("{who}: the manifest {file} was not read"));
         };
         let snapshot = self.inputs.snapshot;
-        if let Some(secret) = &fault.secret
+        if let Some(secret) = fault.manifest.as_ref().and_then(|manifest| manifest.secret.as_ref())
             && snapshot.object(NamedKind::Secret, &secret.namespace, &secret.name).is_none()
         {
             self.refuse(format!("{who}: Secret {}/{}, which it needs, does not exist", secret.namespace, secret.name));
         }
-        match manifest::read(text, fault).and_then(|object| manifest::plan(&fault.file, object, snapshot)) {
+        match manifest::read(text, fault).and_then(|object| manifest::plan(file, object, snapshot)) {
             Ok(object) => {
                 let (place, limits) = (&self.inputs.environment.spec, &self.spec.limits);
                 let found = manifest::check(place, limits, &step.title, &object, snapshot, &mut self.touched);
                 self.found.refusals.extend(found.refusals);
                 self.scope.namespaces.push(object.namespace.clone());
-                step.touches.push(crate::cluster::named(&object.kind, &object.namespace, &object.name));
+                let name = crate::cluster::named(&object.kind, &object.namespace, &object.name);
+                step.touches.push(if fault.custom.is_some() { format!("{name}-…") } else { name });
                 step.manifest = Some(object);
             }
             Err(why) => self.refuse(format!("{who}: {why}")),

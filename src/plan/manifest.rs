@@ -1,4 +1,4 @@
-//! The object of a `manifest` fault: read, filled in and checked. Pure.
+//! The object of a fault: what a `manifest` makes, and the Job of a `custom`. Read, filled in and checked. Pure.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::scenario::{
     Loaded,
-    types::{EnvironmentSpec, Limits, ManifestFault},
+    types::{EnvironmentSpec, FaultSpec, Limits, ObjectFile},
 };
 
 /// Groups of kinds that say who may do what, or that firedrill itself or the cluster stands on.
@@ -25,6 +25,8 @@ const GROUPS: [&str; 8] = [
     "coordination.k8s.io",
     "rbac.authorization.k8s.io",
 ];
+/// The longest name of a Job for commands: its pods carry the Jobs' names as labels, of 63 letters at most.
+const JOB_NAME: usize = 63 - "-effective".len();
 /// Core kinds of the same sort.
 const CORE: [&str; 5] = ["Binding", "Event", "Namespace", "Node", "ServiceAccount"];
 
@@ -37,18 +39,18 @@ pub(super) struct Object {
     object: Value,
 }
 
-/// Reads the object of a file and fills in its `${…}`.
+/// Reads the object of a fault's file and fills in its `${…}`.
 ///
 /// # Errors
 /// What is wrong with it, naming the file.
-pub(super) fn read(text: &str, fault: &ManifestFault) -> Result<Object, String> {
-    let file = &fault.file;
+pub(super) fn read(text: &str, fault: &FaultSpec) -> Result<Object, String> {
+    let ObjectFile { file, values, at: _ } = fault.object_file().ok_or("the fault makes no object")?;
     // The parser's words may show lines of the file.
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|_| format!("the manifest {file} is not YAML"))?;
     let Ok([mut object]) = <[Value; 1]>::try_from(documents) else {
         return Err(format!("the manifest {file} must have one object: one fault is one object"));
     };
-    fill(&mut object, &fault.values)
+    fill(&mut object, values)
         .map_err(|name| format!("the manifest {file} has `${{{name}}}`, and the fault's `values` do not: add `values: {{{name}: …}}`"))?;
     let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind) = (text("/apiVersion"), text("/kind"));
@@ -70,7 +72,32 @@ pub(super) fn read(text: &str, fault: &ManifestFault) -> Result<Object, String> 
     if group.is_empty() && kind == "List" {
         return Err(format!("the manifest {file} is a List: one fault is one object"));
     }
+    if fault.custom.is_some() {
+        runs_commands(&api_version, &kind, &name, &object).map_err(|why| format!("the Job of {file} {why}"))?;
+    }
     Ok(Object { api_version, kind, namespace, name, object })
+}
+
+/// Whether commands can be run by an object: that it is a Job of one container, once.
+fn runs_commands(api_version: &str, kind: &str, name: &str, object: &Value) -> Result<(), String> {
+    if (api_version, kind) != ("batch/v1", "Job") {
+        return Err(format!("is a {kind} of {api_version}: it must be a Job of batch/v1"));
+    }
+    if name.len() > JOB_NAME {
+        return Err(format!("has a name of {} letters: with what each command adds to it there is room for {JOB_NAME}", name.len()));
+    }
+    let count = |at: &str| object.pointer(at).and_then(Value::as_u64).unwrap_or(1);
+    if count("/spec/completions") != 1 || count("/spec/parallelism") != 1 {
+        return Err("has `completions` or `parallelism`: each command is run by one pod, once".to_owned());
+    }
+    match object.pointer("/spec/template/spec/containers").and_then(Value::as_array).map(Vec::as_slice) {
+        Some([_]) => Ok(()),
+        Some(more) if more.len() > 1 => Err(format!(
+            "has {} containers: it must have one, the commands'; what runs beside it is an init container that restarts",
+            more.len()
+        )),
+        _ => Err("has no container".to_owned()),
+    }
 }
 
 /// Fills in texts. A text that is nothing but one `${…}` of a whole number becomes that number.
@@ -100,11 +127,11 @@ fn fill(value: &mut Value, values: &indexmap::IndexMap<String, String>) -> Resul
     }
 }
 
-/// The objects of a scenario's `manifest` faults that can be read, for what has to be known of the cluster.
+/// The objects of a scenario's faults that can be read, for what has to be known of the cluster.
 pub(super) fn all(loaded: &Loaded, files: &BTreeMap<String, String>) -> Vec<Object> {
     let steps = super::kinds::leaves(&loaded.scenario.spec.steps);
-    let faults = steps.into_iter().filter_map(|step| step.inject.as_ref()?.manifest.as_ref());
-    faults.filter_map(|fault| read(files.get(&fault.file)?, fault).ok()).collect()
+    let faults = steps.into_iter().filter_map(|step| step.inject.as_ref());
+    faults.filter_map(|fault| read(files.get(fault.object_file()?.file)?, fault).ok()).collect()
 }
 
 /// What is made, as the plan has it.
@@ -122,7 +149,7 @@ pub(super) fn plan(file: &str, object: Object, snapshot: &Snapshot) -> Result<Pl
     Ok(PlannedManifest { group: seen.group.clone(), plural: seen.plural.clone(), api_version, kind, namespace, name, object })
 }
 
-/// The guards of a `manifest` fault: its namespace and the limits.
+/// The guards of a fault's object: its namespace and the limits.
 pub(super) fn check(
     place: &EnvironmentSpec,
     limits: &Limits,
@@ -141,10 +168,12 @@ pub(super) fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::types::ManifestFault;
 
-    fn fault(values: &[(&str, &str)]) -> ManifestFault {
+    fn fault(values: &[(&str, &str)]) -> FaultSpec {
         let values = values.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        ManifestFault { file: "x.yaml".to_owned(), values, ..ManifestFault::default() }
+        let manifest = ManifestFault { file: "x.yaml".to_owned(), values, ..ManifestFault::default() };
+        FaultSpec { manifest: Some(manifest), ..FaultSpec::default() }
     }
 
     #[test]

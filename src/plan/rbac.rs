@@ -108,9 +108,10 @@ pub fn of_one(plan: &Plan, step: &PlannedStep) -> Vec<Permission> {
 fn nothing_left(plan: &Plan, rules: &mut Rules) {
     // One that runs in a pod that is there makes nothing.
     let makes = |r: &Runbook| r.cron_job.is_some() || r.run_in.as_ref().is_some_and(|place| place.job.is_some());
-    let runbook = plan.leaf_steps().iter().any(|step| step.spec.runbook.as_ref().is_some_and(makes));
+    let custom = |step: &PlannedStep| step.spec.inject.as_ref().is_some_and(api::runs_jobs);
+    let runbook = plan.leaf_steps().iter().any(|step| step.spec.runbook.as_ref().is_some_and(makes) || custom(step));
     for namespace in &plan.scope.namespaces {
-        // Looked for at the end wherever the drill may have made something, and removed where a runbook may have.
+        // Looked for at the end wherever the drill may have made something, and removed where a runbook, or a fault's own commands, may have.
         let verbs: &[&str] = if runbook { &["delete", "list"] } else { &["list"] };
         for (group, resource) in [("batch", "jobs"), ("", "pods")] {
             rules.all(namespace, group, resource, verbs, "nothing of the drill is left");
@@ -204,7 +205,7 @@ pub fn of_node_helper(plan: &Plan) -> Vec<Permission> {
 /// What reverting a fault and proving that it is gone need.
 fn of_revert(plan: &Plan, step: &PlannedStep, fault: &FaultSpec, why: &str, rules: &mut Rules) {
     let Some(view) = kinds::fault(fault) else { return };
-    api::of_manifest_revert(step, why, rules);
+    api::of_manifest_revert(step, fault, why, rules);
     if let Some(database) = kinds::fault_database(fault) {
         database_rules(plan, database, why, rules);
         if let Some(namespace) = database.target.as_ref().and_then(|t| plan.targets.get(t)).and_then(|t| t.spec.namespace.as_ref()) {

@@ -102,6 +102,10 @@ fn one(undo: &Undo, statement: Option<&str>) -> Touched {
             let what = "whatever the scenario's own commands change there";
             (false, at.iter().map(|at| format!("{}, {}: {what}", pod_ref(&at.pod), at.containers.join(", "))).collect())
         }
+        Undo::Job(custom) => {
+            let what = "run once for each of the scenario's own commands, which change whatever they change";
+            (false, vec![format!("Job {}/{}-…: {what}", custom.namespace, custom.name)])
+        }
         Undo::Sql { postgres, .. } => {
             let place = postgres.service.as_ref().map_or_else(String::new, |service| format!(" of Service {service}"));
             let by = statement.map_or_else(String::new, |text| format!(", by {}", serde_json::Value::from(text)));

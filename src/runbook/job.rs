@@ -16,7 +16,11 @@ use super::{
     mask::{KEEP, Tail},
     place,
 };
-use crate::{cluster::CALL_LIMIT, labels, scenario::types::ObjectName};
+use crate::{
+    cluster::{CALL_LIMIT, Cluster},
+    labels,
+    scenario::types::ObjectName,
+};
 
 /// Time between looks at the Job.
 const LOOK: Duration = Duration::from_millis(250);
@@ -44,7 +48,7 @@ pub(super) async fn run(cx: &RunbookCx, step: &str, template: &str, attempt: u32
         () = cx.cancel.cancelled() => None,
         ended = tokio::time::timeout(within, wait(cx, &job, &full)) => Some(ended),
     };
-    let output = output(cx, &job).await;
+    let output = output(&cx.cluster, &job.namespace().unwrap_or_default(), &job.name_any()).await;
     match ended {
         Some(Ok(Ok(()))) => JobEnded::Succeeded(format!("{full} is complete\n{output}")),
         Some(Ok(Err(why))) => JobEnded::Failed(format!("{full}: {why}\n{output}")),
@@ -145,18 +149,17 @@ async fn wait(cx: &RunbookCx, job: &Job, full: &str) -> Result<(), String> {
     }
 }
 
-/// The end of what the Job's newest pod wrote, masked.
-async fn output(cx: &RunbookCx, job: &Job) -> String {
-    let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
-    let pods = cx.cluster.api::<Pod>(&namespace);
+/// The end of what the newest pod of a Job wrote, masked.
+pub(crate) async fn output(cluster: &Cluster, namespace: &str, name: &str) -> String {
+    let pods = cluster.api::<Pod>(namespace);
     let list = ListParams::default().labels(&format!("job-name={name}"));
-    let mut pods_of = match cx.cluster.call(format!("list pods of Job {namespace}/{name}"), pods.list(&list)).await {
+    let mut pods_of = match cluster.call(format!("list pods of Job {namespace}/{name}"), pods.list(&list)).await {
         Ok(list) => list.items,
         Err(error) => return format!("its output could not be read: {error}"),
     };
     pods_of.sort_by_key(|p| p.creation_timestamp().map(|t| t.0));
     let Some(pod) = pods_of.pop() else { return "no pod of it is left, so there is no output".to_owned() };
-    let (masks, unreadable) = place::masks(&cx.cluster, &place::secrets_of(&namespace, pod.spec.as_ref())).await;
+    let (masks, unreadable) = place::masks(cluster, &place::secrets_of(namespace, pod.spec.as_ref())).await;
     if let Some(first) = unreadable.first() {
         return format!("output not kept, because it could not be masked: {first}");
     }

@@ -17,6 +17,8 @@ mod shell;
 
 pub(crate) use command::{Command, command, quoted};
 pub use control::{Answer, Ask, Choice, Emit, Question, RunbookCx, run};
+pub(crate) use job::output as job_output;
 pub use mask::{KEEP, Masks};
 pub use parse::{Action, ParseError, RunbookItem, Shell, parse};
-pub use place::{ROLE, cleanup, in_target, name};
+pub(crate) use place::waiting_for;
+pub use place::{FAULT_ROLE, ROLE, cleanup, in_target, name};

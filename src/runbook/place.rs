@@ -20,6 +20,8 @@ use crate::{
 
 /// The value of [`labels::ROLE`] on what runbooks make.
 pub const ROLE: &str = "runbook";
+/// The value of [`labels::ROLE`] on the Jobs that run a fault's commands.
+pub const FAULT_ROLE: &str = "fault";
 /// The container of a runbook's pod.
 const CONTAINER: &str = "runbook";
 /// How much longer than the drill may take a runbook's pod lives, should nobody remove it.
@@ -112,7 +114,7 @@ async fn in_job(cx: &RunbookCx, step: &PlannedStep, job: &RunJob) -> Result<Pod,
 }
 
 /// Why a pod does not run, in the kubelet's or the scheduler's words.
-pub(super) fn waiting_for(pod: &Pod) -> String {
+pub(crate) fn waiting_for(pod: &Pod) -> String {
     let Some(status) = &pod.status else { return "it has no status yet".to_owned() };
     let container = status.container_statuses.iter().flatten().find_map(|c| {
         let state = c.state.as_ref()?;
@@ -281,7 +283,7 @@ pub(super) async fn masks(cluster: &Cluster, names: &BTreeSet<(String, String)>)
 /// When the cluster cannot be asked; then nothing is known of what is left.
 pub async fn cleanup(cluster: &Cluster, drill: &str, namespaces: &[String]) -> Result<Vec<String>, ClusterError> {
     use k8s_openapi::api::batch::v1::Job;
-    let selector = format!("{}={drill},{}={ROLE}", labels::DRILL, labels::ROLE);
+    let selector = format!("{}={drill},{} in ({ROLE},{FAULT_ROLE})", labels::DRILL, labels::ROLE);
     let list = ListParams::default().labels(&selector);
     let deadline = tokio::time::Instant::now() + REMOVE_LIMIT;
     let mut asked = BTreeSet::new();

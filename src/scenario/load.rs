@@ -314,9 +314,9 @@ fn files_of_steps(
                 }
             }
         }
-        if let Some(manifest) = step.inject.as_ref().and_then(|f| f.manifest.as_ref()) {
-            let place = at.and_then(|n| n.get("inject")).and_then(|n| n.get("manifest")).and_then(|n| n.get("file")).or(at);
-            let _ = side_file(dir, &manifest.file, place.map_or_else(Default::default, |n| n.span), gather);
+        if let Some(object) = step.inject.as_ref().and_then(|fault| fault.object_file()) {
+            let place = object.at.iter().fold(at.and_then(|n| n.get("inject")), |node, key| node.and_then(|n| n.get(key))).or(at);
+            let _ = side_file(dir, object.file, place.map_or_else(Default::default, |n| n.span), gather);
         }
         if let Some(steps) = &step.parallel {
             let steps: Vec<_> = steps.iter().map(Some).collect();

@@ -120,6 +120,17 @@ pub(crate) const MEANINGS: &[(&str, &str, &str)] = &[
         "`maxRows: 0` would roll every statement back: no fault",
     ),
     ("fault", "{custom: {target: primary, inject: [a], effective: [a], revert: [a], §gone: []}}", "the command `gone` is empty"),
+    (
+        "fault",
+        "{custom: {target: primary, §job: {file: j.yaml}, inject: [a], effective: [a], revert: [a], gone: [a]}}",
+        "`target` and `job` are both set",
+    ),
+    ("fault", "{§custom: {inject: [a], effective: [a], revert: [a], gone: [a]}}", "`custom` needs `target` or `job`"),
+    (
+        "fault",
+        "{custom: {job: {file: §../j.yaml}, inject: [a], effective: [a], revert: [a], gone: [a]}}",
+        "`../j.yaml` is not a file beside the scenario",
+    ),
     ("fault", "{custom: {target: primary, §inject: [\"\"], effective: [a], revert: [a], gone: [a]}}", "the command `inject` is empty"),
     ("fault", "{manifest: {file: x.yaml, effective: §\"1 ==\"}}", "is not a CEL expression"),
     ("fault", "{manifest: {file: §../x.yaml, effective: \"object.a == 1\"}}", "`../x.yaml` is not a file beside the scenario"),

@@ -118,7 +118,10 @@ fn claim_rules(step: &PlannedStep, object: &ResolvedObject, set_aside: bool, why
 /// To make an object, look at it, and delete it.
 pub(super) fn of_manifest(step: &PlannedStep, fault: &FaultSpec, why: &str, rules: &mut Rules) {
     let Some(object) = &step.manifest else { return };
-    of_manifest_revert(step, why, rules);
+    of_manifest_revert(step, fault, why, rules);
+    if runs_jobs(fault) {
+        return;
+    }
     rules.all(&object.namespace, &object.group, &object.plural, &["create"], why);
     rules.add(None, "", "namespaces", Some(&object.namespace), &["get"], "whether drills are allowed");
     if let Some(secret) = fault.manifest.as_ref().and_then(|m| m.secret.as_ref()) {
@@ -126,9 +129,26 @@ pub(super) fn of_manifest(step: &PlannedStep, fault: &FaultSpec, why: &str, rule
     }
 }
 
+/// Whether a fault's commands are run by Jobs.
+pub(super) fn runs_jobs(fault: &FaultSpec) -> bool {
+    fault.custom.as_ref().is_some_and(|custom| custom.job.is_some())
+}
+
 /// To delete it, and to see that it is gone.
-pub(super) fn of_manifest_revert(step: &PlannedStep, why: &str, rules: &mut Rules) {
-    if let Some(object) = &step.manifest {
+pub(super) fn of_manifest_revert(step: &PlannedStep, fault: &FaultSpec, why: &str, rules: &mut Rules) {
+    let Some(object) = &step.manifest else { return };
+    if runs_jobs(fault) {
+        let namespace = object.namespace.as_str();
+        for part in ["inject", "effective", "revert", "gone"] {
+            rules.named(namespace, "batch", "jobs", &format!("{}-{part}", object.name), &["delete", "get"], why);
+        }
+        // Ended, and left there.
+        rules.named(namespace, "batch", "jobs", &format!("{}-inject", object.name), &["patch"], why);
+        rules.all(namespace, "batch", "jobs", &["create"], why);
+        rules.all(namespace, "", "pods", &["list"], why);
+        rules.all(namespace, "", "pods/log", &["get"], why);
+        rules.add(None, "", "namespaces", Some(namespace), &["get"], "whether drills are allowed");
+    } else {
         rules.named(&object.namespace, &object.group, &object.plural, &object.name, &["delete", "get"], why);
     }
 }

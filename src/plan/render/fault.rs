@@ -70,6 +70,9 @@ pub(super) fn details(fault: &FaultSpec, manifest: Option<&PlannedManifest>) -> 
         }
     }
     if let Some(custom) = &fault.custom {
+        if let Some(job) = &custom.job {
+            lines.push(by_job(&job.file, manifest));
+        }
         // All that it runs.
         for (what, argv) in
             [("inject", &custom.inject), ("effective", &custom.effective), ("revert", &custom.revert), ("gone", &custom.gone)]
@@ -81,6 +84,16 @@ pub(super) fn details(fault: &FaultSpec, manifest: Option<&PlannedManifest>) -> 
         lines.push(format!("reverted after {after}"));
     }
     lines
+}
+
+/// The Job that runs commands: what it runs from, and what it may do.
+fn by_job(file: &str, job: Option<&PlannedManifest>) -> String {
+    let Some(job) = job else { return format!("each command is run by the Job of {file}") };
+    let text = |at: &str| job.object.pointer(at).and_then(serde_json::Value::as_str).unwrap_or("?");
+    let pod = "/spec/template/spec";
+    let image = text(&format!("{pod}/containers/0/image"));
+    let account = job.object.pointer(&format!("{pod}/serviceAccountName")).and_then(serde_json::Value::as_str).unwrap_or("default");
+    format!("each command is run by a Job {}/{}-… of {file}: image {image}, account {account}", job.namespace, job.name)
 }
 
 fn filled(fill: &FillDisk, what: &str) -> String {

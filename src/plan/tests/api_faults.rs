@@ -198,6 +198,64 @@ fn a_manifest_is_part_of_the_plan() {
     assert!(!drift(&plan, &other).is_empty());
 }
 
+#[test]
+fn a_job_for_commands_is_part_of_the_plan() {
+    let text = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "cut", "namespace": "shop"}, "spec": {"template": {
+        "spec": {"serviceAccountName": "chaos", "containers": [{"name": "main", "image": "${image}"}]}}}});
+    let of = |change: &dyn Fn(&mut Value), objects: u32| {
+        let mut text = text.clone();
+        change(&mut text);
+        let fault = json!({"custom": {"job": {"file": "j.yaml", "values": {"image": "chaos:1"}},
+            "inject": ["break"], "effective": ["look"], "revert": ["mend"], "gone": ["look", "-v"]}});
+        let changes = json!({"targets": {}, "limits": {"objects": objects}, "probes": {}, "objectives": [],
+            "steps": [{"name": "break", "inject": fault}]});
+        let mut snapshot = shop();
+        let kind = KindSeen { group: "batch".to_owned(), plural: "jobs".to_owned(), namespaced: true };
+        snapshot.kinds.insert(("batch/v1".to_owned(), "Job".to_owned()), kind);
+        let mut guarded = environment();
+        guarded.spec.firedrill.watchdog = serde_json::from_value(json!({"serviceAccount": "dog"})).unwrap();
+        make(&Inputs {
+            scenario: &scenario(&changes),
+            scenario_sha256: "abc",
+            parameters: &IndexMap::new(),
+            environment: &guarded,
+            snapshot: &snapshot,
+            seed: 7,
+            runbooks: &BTreeMap::from([("j.yaml".to_owned(), text.to_string())]),
+        })
+    };
+    let plan = of(&|_| {}, 1).unwrap();
+    assert_eq!(plan.steps[0].touches, ["Job shop/cut-…"]);
+    assert_eq!((plan.scope.namespaces.as_slice(), plan.scope.blast.objects), (&["shop".to_owned()][..], 1));
+    for permissions in [&plan.rbac, &plan.watchdog.as_ref().unwrap().rbac] {
+        let jobs = rules(permissions, Some("shop"), "jobs");
+        assert_eq!(jobs, ["create,delete,list []", "get [cut-effective,cut-gone,cut-revert]", "get,patch [cut-inject]"]);
+        assert_eq!(rules(permissions, Some("shop"), "pods/log"), ["get []"]);
+    }
+    let page = render(&plan, 200);
+    for part in ["Job shop/cut-… of j.yaml: image chaos:1, account chaos", "inject: [\"break\"]", "revert: [\"mend\"]"] {
+        assert!(page.contains(part), "no {part} in\n{page}");
+    }
+    let pod = "/spec/template/spec/containers";
+    let set = |at: &'static str, to: Value| move |text: &mut Value| *text.pointer_mut(at).unwrap() = to.clone();
+    let two = json!([{"name": "a", "image": "a"}, {"name": "b", "image": "b"}]);
+    let many = |text: &mut Value| text["spec"]["completions"] = json!(2);
+    type Change<'a> = &'a dyn Fn(&mut Value);
+    let cases: [(Change<'_>, u32, &str); 7] = [
+        (&set("/metadata/namespace", json!("other")), 1, "namespace other does not allow drills"),
+        (&set("/kind", json!("CronJob")), 1, "is a CronJob of batch/v1: it must be a Job of batch/v1"),
+        (&set("/metadata/name", json!("x".repeat(54))), 1, "has a name of 54 letters"),
+        (&set(pod, two), 1, "has 2 containers: it must have one"),
+        (&set(pod, json!([])), 1, "has no container"),
+        (&many, 1, "has `completions` or `parallelism`"),
+        (&|_| {}, 0, "breaks 1 object, and `limits.objects` is 0"),
+    ];
+    for (change, objects, part) in cases {
+        let reasons = of(change, objects).unwrap_err().reasons;
+        assert!(reasons.len() == 1 && reasons[0].contains(part), "{reasons:?}");
+    }
+}
+
 /// A scenario whose one fault changes rows.
 fn rows(at: &Value, change: &Value) -> Value {
     let mut sql = json!({"postgres": {"database": "orders", "secret": "shop/orders-ledger"}, "statement": "delete from orders where id = 1",

@@ -61,18 +61,37 @@ pub(super) fn check(cx: &mut Cx<'_>, place: At<'_>, fault: &FaultSpec, kind: &st
         if let Some(within) = custom.within {
             cx.positive(place.get("within"), "`within`", within);
         }
+        match (&custom.target, &custom.job) {
+            (Some(_), None) => {}
+            (None, Some(job)) => beside(cx, place.get("job").get("file"), &job.file),
+            (Some(_), Some(_)) => drop(
+                cx.gather
+                    .mistake(place.get("job").key(), "`target` and `job` are both set")
+                    .also(place.get("target").key(), "target")
+                    .help("keep one of them: the commands run in the target's containers, or each by a Job of its own"),
+            ),
+            (None, None) => drop(
+                cx.gather
+                    .mistake(place.key(), "`custom` needs `target` or `job`")
+                    .help("write `target: NAME` to run the commands in its containers, or `job: {file: FILE}` to run each by a Job"),
+            ),
+        }
     }
     if let Some(manifest) = &fault.manifest {
-        if !text::is_beside(&manifest.file) {
-            cx.gather
-                .mistake(place.get("file").span(), format!("`{}` is not a file beside the scenario", clip(&manifest.file)))
-                .help("write a path below the scenario's own folder, for example `manifests/quota.yaml`");
-        }
+        beside(cx, place.get("file"), &manifest.file);
         for (key, text) in [("effective", Some(&manifest.effective)), ("gone", manifest.gone.as_ref())] {
             if let Some(Err(why)) = text.map(|text| text::cel(text)) {
                 cx.gather.mistake(place.get(key).span(), why);
             }
         }
+    }
+}
+
+fn beside(cx: &mut Cx<'_>, place: At<'_>, file: &str) {
+    if !text::is_beside(file) {
+        cx.gather
+            .mistake(place.span(), format!("`{}` is not a file beside the scenario", clip(file)))
+            .help("write a path below the scenario's own folder, for example `manifests/quota.yaml`");
     }
 }
 

@@ -237,14 +237,12 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
             (rule.counts.volumes, "volumes", limits.volumes, number),
             (rule.counts.objects, "objects", limits.objects, number),
         ] {
-            if fits && counts && limit < least {
-                let written = cx.spec.get("limits").get(key);
-                cx.gather
-                    .mistake(place.key(), format!("`{kind}` breaks at least {least} of `{key}`, and `limits.{key}` is {limit}"))
-                    .also(if written.is_set() { written.span() } else { cx.spec.get("limits").key() }, "the limits")
-                    .help(format!("what `limits` does not name is 0; set `{key}: {least}` if that is wanted"));
+            if fits && counts {
+                limited(cx, place, kind, (key, limit), least);
             }
         }
+    } else if fault.object_file().is_some() {
+        limited(cx, place, kind, ("objects", cx.model.limits.objects), 1);
     }
     undo(cx, at, fault, kind, top);
     if let Some(placement) = fault.placement {
@@ -259,6 +257,17 @@ fn fault(cx: &mut Cx<'_>, at: At<'_>, fault: &FaultSpec, top: usize) {
         }
     }
     acts::check(cx, place, fault, kind);
+}
+
+/// Whether a limit leaves room for what the fault breaks at least.
+fn limited(cx: &mut Cx<'_>, place: At<'_>, kind: &str, (key, limit): (&str, u32), least: u32) {
+    if limit < least {
+        let written = cx.spec.get("limits").get(key);
+        cx.gather
+            .mistake(place.key(), format!("`{kind}` breaks at least {least} of `{key}`, and `limits.{key}` is {limit}"))
+            .also(if written.is_set() { written.span() } else { cx.spec.get("limits").key() }, "the limits")
+            .help(format!("what `limits` does not name is 0; set `{key}: {least}` if that is wanted"));
+    }
 }
 
 /// Whether the fault's undo policy can be kept.

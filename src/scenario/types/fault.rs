@@ -89,7 +89,29 @@ impl FaultSpec {
             .or_else(|| on(&self.lose_node))
             .or_else(|| on(&self.lose_zone))
             .or_else(|| self.fill_node_disk.as_ref().map(|f| f.target.as_str()))
-            .or_else(|| self.custom.as_ref().map(|f| f.target.as_str()))
+            .or_else(|| self.custom.as_ref().and_then(|f| f.target.as_deref()))
+    }
+}
+
+/// A file beside the scenario that a fault makes objects of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ObjectFile<'a> {
+    /// Its name, as the scenario has it.
+    pub file: &'a str,
+    /// What its `${…}` stand for.
+    pub values: &'a IndexMap<String, String>,
+    /// The keys that lead to `file` from the fault.
+    pub at: &'static [&'static str],
+}
+
+impl FaultSpec {
+    /// The file that the fault's object is in, for the kinds that make one.
+    pub fn object_file(&self) -> Option<ObjectFile<'_>> {
+        let made = self.manifest.as_ref().map(|m| ObjectFile { file: &m.file, values: &m.values, at: &["manifest", "file"] });
+        made.or_else(|| {
+            let job = self.custom.as_ref()?.job.as_ref()?;
+            Some(ObjectFile { file: &job.file, values: &job.values, at: &["custom", "job", "file"] })
+        })
     }
 }
 
@@ -329,10 +351,14 @@ pub struct SqlFault {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CustomFault {
-    /// A target of pods in which the commands run.
+    /// A target of pods in which the commands run. This or `job`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-names" = "target"))]
-    pub target: String,
-    /// Breaks it. Run in each container of the target, by its `sh`; it may be run again where it was cut short.
+    pub target: Option<String>,
+    /// A Job that is run once with each of the commands. This or `target`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<CustomJob>,
+    /// Breaks it. Run in each container of the target, by its `sh`, where it may be run again if it was cut short; or by the Job.
     pub inject: Vec<String>,
     /// Exit code 0 proves that it bit; any other before.
     pub effective: Vec<String>,
@@ -340,9 +366,20 @@ pub struct CustomFault {
     pub revert: Vec<String>,
     /// Exit code 0 proves that it is gone; also before it was injected.
     pub gone: Vec<String>,
-    /// How long each command may take; default 1m. What takes longer is ended.
+    /// How long each command may take, of a Job from when it is made; default 1m. What takes longer is ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<Dur>,
+}
+
+/// A Job for the commands of a fault.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CustomJob {
+    /// A YAML file in the scenario's folder or below it: a Job of one container, whose command is replaced.
+    pub file: String,
+    /// Free values for the file's `${…}`.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub values: IndexMap<String, String>,
 }
 
 /// An object as a fault.
