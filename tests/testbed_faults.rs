@@ -463,7 +463,12 @@ fn crash_keeps_its_contract() {
 
 #[test]
 fn what_else_helpers_do_keeps_its_contract() {
-    on_a_large_stack(&["signal", "fillDisk", "corruptFile", "deleteFiles", "partition", "custom", jobs::NAME]);
+    on_a_large_stack(&["signal", "fillDisk", "corruptFile", "deleteFiles", "partition", "custom"]);
+}
+
+#[test]
+fn commands_run_by_jobs_keep_their_contract() {
+    on_a_large_stack(&[jobs::NAME]);
 }
 
 /// All these cases in one function are too much for the two mebibytes of a test's stack.

@@ -325,11 +325,11 @@ pub async fn fails(c: &mut JobCase) -> Result<String, String> {
     let mut said = Vec::new();
     for (script, part) in [
         ("echo half > /data/half; echo cannot go on; exit 3", "exit code 3: [main] cannot go on"),
-        ("echo half > /data/half; sleep 40; echo broken > /data/broken", "it did not end within 3s and was ended"),
+        ("echo half > /data/half; sleep 60; echo broken > /data/broken", "it did not end within 10s and was ended"),
     ] {
         c.with(|custom| {
             custom.inject = sh(script);
-            custom.within = Some(serde_json::from_value(json!("3s")).unwrap());
+            custom.within = Some(serde_json::from_value(json!("10s")).unwrap());
         });
         let error = c.inject().await.err().ok_or("it came to its end")?;
         ensure(error.contains(part), error.clone())?;
