@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    cluster::{Cluster, Leave, WatchPause},
+    cluster::{Cluster, Fresh, Leave, WatchPause},
     labels,
     scenario::types::Dur,
 };
@@ -436,7 +436,9 @@ pub async fn end_all(cluster: &Cluster, namespace: &str, by: &By<'_>, told: &[St
     let deadline = tokio::time::Instant::now() + limit;
     let mut told = told.to_vec();
     loop {
-        let pods = cluster.list_all(&cluster.api::<Pod>(namespace), None, &format!("list the pods with agents in {namespace}")).await;
+        let keep = |pod: Pod| (!left_in(&pod, by.drill).is_empty()).then_some(pod);
+        let what = format!("list the pods with agents in {namespace}");
+        let pods = cluster.list_map(&cluster.api(namespace), None, &what, Fresh::Now, keep).await;
         let pods = match pods {
             Ok(pods) => pods,
             Err(error) => return vec![error.to_string()],

@@ -110,6 +110,10 @@ pub async fn run(cluster: &Cluster, clock: &Clock, config: &Config, stop: &Cance
             Look::Over => return dog.leave("the drill is over", stop).await,
             Look::Lives => continue,
             Look::Dead { silent, versions } => {
+                // Leases that have outlived their drill are no lost runner.
+                if matches!(dog.has_record().await, Ok(false)) {
+                    return dog.leave("the drill is over", stop).await;
+                }
                 let lost = format!("no Lease has been renewed for {silent}: the runner is lost, reverting");
                 dog.say(&lost);
                 if tries == 0 {
@@ -205,12 +209,14 @@ impl Dog<'_> {
         Ok(Some(plan))
     }
 
-    /// The drill as it is now.
+    async fn has_record(&self) -> Result<bool, String> {
+        let Config { drill, namespace, .. } = self.config;
+        record_exists(&self.cluster.client, namespace, drill).await.map_err(|e| e.to_string())
+    }
+
+    /// The drill as it is now. Where there are Leases nobody asks for its record: whoever ends a drill takes both away.
     async fn look(&self) -> Result<Seen, String> {
         let Config { drill, namespace, .. } = self.config;
-        if !record_exists(&self.cluster.client, namespace, drill).await.map_err(|e| e.to_string())? {
-            return Ok(Seen::Over);
-        }
         let selector = format!("{}={drill}", labels::DRILL);
         let leases = self.cluster.list_all(&self.cluster.api::<Lease>(namespace), Some(&selector), "list the drill's Leases").await;
         let mut longest = None;
@@ -219,6 +225,9 @@ impl Dog<'_> {
             let seconds = lease.spec.as_ref().and_then(|s| s.lease_duration_seconds).and_then(|s| u64::try_from(s).ok());
             longest = longest.max(seconds.map(Dur::from_secs));
             versions.insert(lease.name_any(), lease.resource_version().unwrap_or_default());
+        }
+        if versions.is_empty() && !self.has_record().await? {
+            return Ok(Seen::Over);
         }
         Ok(Seen::Running { versions, lease: longest })
     }

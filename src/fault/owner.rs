@@ -102,12 +102,13 @@ async fn count(cx: &FaultCx, owner: &OwnerRef, fresh: Fresh) -> Result<Option<Co
     let selector = Selector::try_from(selector)
         .map_err(|e| FaultError::failed(format!("select the pods of {} {ns}/{}", owner.kind, owner.name), e.to_string()))?;
     let (api, what) = (cx.cluster.api::<Pod>(ns), format!("list pods in {ns}"));
-    let pods = cx.cluster.list_map(&api, Some(&selector.to_string()), &what, fresh, Some).await?;
+    let keep = |pod: Pod| {
+        let of = controller(pod.owner_references()).filter(|_| is_ready(&pod))?;
+        Some((of.kind.clone(), of.name.clone(), of.uid.clone()))
+    };
     let mut by_controller: BTreeMap<(String, String, String), i32> = BTreeMap::new();
-    for pod in pods.iter().filter(|pod| is_ready(pod)) {
-        if let Some(of) = controller(pod.owner_references()) {
-            *by_controller.entry((of.kind.clone(), of.name.clone(), of.uid.clone())).or_default() += 1;
-        }
+    for of in cx.cluster.list_map(&api, Some(&selector.to_string()), &what, fresh, keep).await? {
+        *by_controller.entry(of).or_default() += 1;
     }
     let mut ready = 0;
     for ((kind, name, of), pods) in by_controller {
@@ -135,10 +136,19 @@ pub(super) async fn ready_pod(cx: &FaultCx, owner: &OwnerRef) -> Result<Option<(
     let selector = Selector::try_from(selector)
         .map_err(|e| FaultError::failed(format!("select the pods of {} {ns}/{}", owner.kind, owner.name), e.to_string()))?;
     let (api, what) = (cx.cluster.api::<Pod>(ns), format!("list pods in {ns}"));
-    let mut pods = cx.cluster.list_map(&api, Some(&selector.to_string()), &what, Fresh::Now, Some).await?;
-    pods.retain(is_ready);
-    pods.sort_by_key(kube::ResourceExt::name_any);
-    for pod in pods {
+    // Of each controller the first: whatever else is true of one of its pods here is true of all.
+    let mut firsts: BTreeMap<String, Pod> = BTreeMap::new();
+    let keep = |pod: Pod| -> Option<()> {
+        let direct = controller(pod.owner_references()).filter(|_| is_ready(&pod))?.uid.clone();
+        if firsts.get(&direct).is_none_or(|first| pod.name_any() < first.name_any()) {
+            firsts.insert(direct, pod);
+        }
+        None
+    };
+    cx.cluster.list_map(&api, Some(&selector.to_string()), &what, Fresh::Now, keep).await?;
+    let mut firsts: Vec<Pod> = firsts.into_values().collect();
+    firsts.sort_by_key(kube::ResourceExt::name_any);
+    for pod in firsts {
         if of(cx, &pod).await?.is_some_and(|above| above.uid == uid) {
             return Ok(Some((replicas, Some(pod))));
         }

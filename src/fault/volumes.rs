@@ -24,6 +24,7 @@ use crate::{
         volume::{OURS, Step, VolumeAt, VolumeSeen},
     },
     clock::Stamp,
+    cluster::Fresh,
     journal::{RevertResult, TouchedObject},
     plan::ResolvedObject,
     scenario::types::{FaultSpec, FillDisk, Placement},
@@ -261,10 +262,10 @@ fn of_pods_claim(pod: &Pod, claim: &str, part: Part<'_>) -> Option<Place> {
 
 /// A running pod that has a claim mounted, and where.
 async fn mounted(cx: &FaultCx, namespace: &str, claim: &str, part: Part<'_>) -> Result<Option<(Pod, Place)>, FaultError> {
-    let pods = cx.cluster.list_all(&cx.cluster.api::<Pod>(namespace), None, &format!("list the pods of claim {namespace}/{claim}")).await?;
-    let live =
-        pods.into_iter().filter(|p| !is_over(p) && p.metadata.deletion_timestamp.is_none() && !processes::container_ids(p).is_empty());
-    Ok(live.into_iter().find_map(|pod| of_pods_claim(&pod, claim, part).map(|place| (pod, place))))
+    let live = |pod: &Pod| !is_over(pod) && pod.metadata.deletion_timestamp.is_none() && !processes::container_ids(pod).is_empty();
+    let keep = |pod: Pod| of_pods_claim(&pod, claim, part).filter(|_| live(&pod)).map(|place| (pod, place));
+    let what = format!("list the pods of claim {namespace}/{claim}");
+    Ok(cx.cluster.list_map(&cx.cluster.api(namespace), None, &what, Fresh::Now, keep).await?.into_iter().next())
 }
 
 async fn of_claim(cx: &FaultCx, target: &ResolvedObject, path: Option<&str>) -> Result<(Pod, Place), FaultError> {

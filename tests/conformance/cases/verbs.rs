@@ -34,6 +34,7 @@ each! {
     verbs_of_deployments => "deployments", "Status";
     verbs_of_replicasets => "replicasets", "Status";
     verbs_of_statefulsets => "statefulsets", "Status";
+    verbs_of_controllerrevisions => "controllerrevisions", "Status";
     verbs_of_cronjobs => "cronjobs", "Status";
     verbs_of_jobs => "jobs", "Status";
     verbs_of_leases => "leases", "Status";
