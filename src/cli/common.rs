@@ -188,7 +188,7 @@ pub(crate) async fn stage(args: &DrillArgs, world: Option<&Path>, seed: u64, wal
     let world = self::world(&args.file, world)?;
     let (environment, environment_text) = match said_environment(args.environment.as_ref()) {
         Some(_) => environment(args)?,
-        None => environment_of(&world)?,
+        None => world.environment.clone(),
     };
     let stage = Stage::open(&world, seed, wall_us).await.map_err(|error| CliError::Refused(error.to_string()))?;
     let environment = stage.environment(environment);
@@ -216,20 +216,6 @@ pub(crate) fn world(scenario: &Path, named: Option<&Path>) -> Result<World, CliE
         WorldError::Environment(problems) => CliError::Problems(problems),
         other => CliError::Usage(other.to_string()),
     })
-}
-
-/// What a world says of its environment, with the text of it.
-///
-/// # Errors
-/// It says nothing.
-pub(crate) fn environment_of(world: &World) -> Result<(Environment, String), CliError> {
-    let none = || {
-        CliError::Usage(format!(
-            "{} says nothing of an environment: put a document `kind: Environment` into it, or name one with --environment FILE",
-            world.path
-        ))
-    };
-    world.environment.clone().ok_or_else(none)
 }
 
 async fn prepare_with(args: &DrillArgs, seed: u64) -> Result<Prepared, CliError> {

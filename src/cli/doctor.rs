@@ -156,7 +156,7 @@ async fn in_sandbox(args: &DoctorArgs) -> Result<Report, CliError> {
     let world = common::world(args.file.as_deref().unwrap_or(Path::new("")), args.world.as_deref())?;
     let environment = match common::said_environment(args.environment.as_ref()) {
         Some(_) => environment(args)?,
-        None => common::environment_of(&world)?.0,
+        None => world.environment.0.clone(),
     };
     let stage = Stage::open(&world, 0, WALL_US).await.map_err(|error| CliError::Refused(error.to_string()))?;
     let environment = stage.environment(environment);

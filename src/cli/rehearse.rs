@@ -80,7 +80,7 @@ impl Piece {
         let world = common::world(file, args.world.as_deref())?;
         let environment = match common::said_environment(args.environment.as_ref()) {
             Some(path) => scenario::load_environment(&path).map_err(CliError::Problems)?,
-            None => common::environment_of(&world)?.0,
+            None => world.environment.0.clone(),
         };
         Ok(Self { file: file.to_owned(), loaded, runbooks, world, environment })
     }

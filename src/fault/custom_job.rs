@@ -2,8 +2,8 @@
 //! needs an image, an account or a volume that no target has.
 //!
 //! The Jobs are called as in the file, with `-inject`, `-effective`, `-revert` or `-gone` behind it; one is there at a time of each, it is
-//! marked with the drill, ended by the cluster when its time is over, and deleted when the fault is gone. That the file's Job proves
-//! anything is seen by Jobs, too, so that it is looked at after the intent and before the first change.
+//! marked with the drill, ended by the cluster when its time is over, and deleted when the fault is gone. Whether the commands prove
+//! anything is looked at before the intent, as with every fault: those Jobs, like a helper's pod, change nothing.
 //!
 //! The Job of `inject` stays until the fault is undone. Where it has not come to its end with exit code 0, half of it may be done, and
 //! `revert` is run whatever `gone` says.
@@ -245,26 +245,46 @@ pub(super) fn prepare(cx: &FaultCx, spec: &FaultSpec, custom: &CustomFault) -> R
     Ok(Prepared { undo: Undo::Job(undo), objects: vec![object] })
 }
 
+/// Looks whether the commands could prove anything, before the intent: nobody has to undo what was never begun.
+pub(super) async fn arm(cx: &FaultCx, spec: &CustomFault, undo: &Undo) -> Result<(), FaultError> {
+    let custom = parts(undo)?;
+    let proven = proves(cx, custom, spec).await;
+    if proven.is_err() {
+        for part in [Part::Gone, Part::Effective] {
+            if let Err(error) = custom.clear(cx, part).await {
+                tracing::debug!(%error, "a Job stays until the drill's end");
+            }
+        }
+    }
+    proven
+}
+
+async fn proves(cx: &FaultCx, custom: &CustomUndo, spec: &CustomFault) -> Result<(), FaultError> {
+    let failed = |why: String| Err(FaultError::failed(format!("run {}", custom.called(Part::Inject)), why));
+    if custom.now(cx, Part::Inject).await?.is_some() {
+        return Ok(());
+    }
+    if let Some(said) = custom.run(cx, Part::Gone, &spec.gone).await? {
+        let called = custom.called(Part::Gone);
+        return failed(format!("`gone` fails before the fault, so that it could not prove its end: {called}: {said}"));
+    }
+    match custom.run(cx, Part::Effective, &spec.effective).await? {
+        Some(_) => Ok(()),
+        None => failed("`effective` succeeds before the fault: it would prove nothing".to_owned()),
+    }
+}
+
 pub(super) async fn inject(cx: &FaultCx, spec: &CustomFault, undo: &Undo) -> Result<(Stamp, Stamp), FaultError> {
     let custom = parts(undo)?;
-    let what = format!("run {}", custom.called(Part::Inject));
     let start = cx.clock.now();
     // Once is enough.
-    let (start, ran) = if custom.now(cx, Part::Inject).await?.is_some() {
-        (start, custom.ended(cx, Part::Inject).await?)
-    } else {
-        if let Some(said) = custom.run(cx, Part::Gone, &spec.gone).await? {
-            let why = format!("`gone` fails before the fault, so that it could not prove its end: {}: {said}", custom.called(Part::Gone));
-            return Err(FaultError::failed(what, why));
-        }
-        if custom.run(cx, Part::Effective, &spec.effective).await?.is_none() {
-            return Err(FaultError::failed(what, "`effective` succeeds before the fault: it would prove nothing"));
-        }
-        (cx.clock.now(), custom.run(cx, Part::Inject, &spec.inject).await?)
+    let ran = match custom.now(cx, Part::Inject).await? {
+        Some(_) => custom.ended(cx, Part::Inject).await?,
+        None => custom.run(cx, Part::Inject, &spec.inject).await?,
     };
     match ran {
         None => Ok((start, cx.clock.now())),
-        Some(said) => Err(FaultError::failed(what, said)),
+        Some(said) => Err(FaultError::failed(format!("run {}", custom.called(Part::Inject)), said)),
     }
 }
 

@@ -247,6 +247,10 @@ pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), Faul
         Undo::NodeLoss { nodes, name } => apart(|| lose_node::arm(cx, nodes, name)).await,
         Undo::NodeDisk { at, name } => apart(|| node_disk::arm(cx, at, name)).await,
         Undo::CronJob { change: CronJobChange::JobKilled { .. }, .. } => apart(|| cut_backup_job::arm(cx, spec, undo)).await,
+        Undo::Job(_) => {
+            let custom = spec.custom.as_ref().ok_or(FaultError::NotBuilt)?;
+            apart(|| custom_job::arm(cx, custom, undo)).await
+        }
         Undo::Deleted { .. } | Undo::Scale { .. } | Undo::CronJob { .. } => Ok(()),
         Undo::Cordon { .. }
         | Undo::Drain { .. }
@@ -255,7 +259,6 @@ pub async fn arm(cx: &FaultCx, spec: &FaultSpec, undo: &Undo) -> Result<(), Faul
         | Undo::Secret { .. }
         | Undo::Claim(_)
         | Undo::Custom { .. }
-        | Undo::Job(_)
         | Undo::Sql { .. }
         | Undo::Manifest { .. } => Ok(()),
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::batch::v1::Job;
 use serde_json::Value;
 
 use super::{
@@ -82,6 +83,9 @@ pub(super) fn read(text: &str, fault: &FaultSpec) -> Result<Object, String> {
 fn runs_commands(api_version: &str, kind: &str, name: &str, object: &Value) -> Result<(), String> {
     if (api_version, kind) != ("batch/v1", "Job") {
         return Err(format!("is a {kind} of {api_version}: it must be a Job of batch/v1"));
+    }
+    if let Err(error) = serde_json::from_value::<Job>(object.clone()) {
+        return Err(format!("is none that an API server would take: {error}"));
     }
     if name.len() > JOB_NAME {
         return Err(format!("has a name of {} letters: with what each command adds to it there is room for {JOB_NAME}", name.len()));

@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::scenario::{self, Problems, types::Environment};
+use crate::{
+    labels,
+    scenario::{self, Problems, types::Environment},
+};
 
 /// The largest file of a world, in bytes, and how many there may be.
 const MOST_BYTES: u64 = 4 << 20;
@@ -35,13 +38,29 @@ pub enum WorldError {
     Environment(Problems),
 }
 
+/// The environment of a world that names none.
+const ENVIRONMENT: &str = "apiVersion: firedrill.dev/v1alpha1
+kind: Environment
+metadata: {name: sandbox}
+spec: {clusters: {main: {uid: sandbox}}}
+";
+
+/// The nodes of a world that has none: three, in a zone each, on which drills are allowed.
+fn nodes() -> impl Iterator<Item = (String, Value)> {
+    [("node1", "zone-a"), ("node2", "zone-b"), ("node3", "zone-c")].into_iter().map(|(name, zone)| {
+        let labels = json!({labels::ZONE: zone, labels::DRILLS: labels::ALLOWED});
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
+        ("(the sandbox's own nodes)".to_owned(), node)
+    })
+}
+
 /// The manifests of a world.
 #[derive(Debug, Clone, PartialEq)]
 pub struct World {
     /// Objects in the order in which they are made, each with the file it is from.
     pub objects: Vec<(String, Value)>,
     /// Where drills run in it, with the text it was read from.
-    pub environment: Option<(Environment, String)>,
+    pub environment: (Environment, String),
     /// SHA-256 (hex) of all files, in order.
     pub sha256: String,
     /// Its path, for people.
@@ -127,6 +146,16 @@ impl World {
                 }
             }
         }
+        if objects.iter().all(|(_, object)| object.get("kind").and_then(Value::as_str) != Some("Node")) {
+            objects.splice(..0, nodes());
+        }
+        let environment = match environment {
+            Some(environment) => environment,
+            None => {
+                let own = scenario::parse_environment("(the sandbox's own)", ENVIRONMENT).map_err(WorldError::Environment)?;
+                (own, ENVIRONMENT.to_owned())
+            }
+        };
         Ok(Self { objects, environment, sha256: hex::encode(digest.finalize()), path: path.to_owned() })
     }
 }
@@ -161,9 +190,9 @@ mod tests {
                 .unwrap();
         let kinds: Vec<&str> = world.objects.iter().map(|(_, object)| object["kind"].as_str().unwrap()).collect();
         assert_eq!(kinds, ["Node", "Namespace"]);
-        assert!(world.environment.is_none());
+        assert_eq!(world.environment.0.metadata.name, "sandbox", "its own, where none is named");
         let world = parse("# A world\n---\nkind: Node\napiVersion: v1\n---\napiVersion: firedrill.dev/v1alpha1\nkind: Environment\nmetadata: {name: e}\nspec: {clusters: {main: {uid: u}}}\n").unwrap();
-        assert_eq!((world.objects.len(), world.environment.unwrap().0.metadata.name.as_str()), (1, "e"));
+        assert_eq!((world.objects.len(), world.environment.0.metadata.name.as_str()), (1, "e"));
         let wrong = parse("kind: Node\napiVersion: v1\n---\napiVersion: firedrill.dev/v1alpha1\nkind: Environment\nmetadata: {nam: e}\n")
             .unwrap_err();
         let WorldError::Environment(problems) = wrong else { panic!("{wrong}") };
@@ -185,6 +214,7 @@ mod tests {
         std::fs::write(folder.path().join("world/b.yaml"), "apiVersion: v1\nkind: Namespace\nmetadata: {name: b}\n").unwrap();
         std::fs::write(folder.path().join("world/a.yaml"), "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n").unwrap();
         let world = World::find(&scenario, None).unwrap();
-        assert_eq!(world.objects.iter().map(|(_, o)| o["metadata"]["name"].as_str().unwrap()).collect::<Vec<_>>(), ["a", "b"]);
+        let names: Vec<_> = world.objects.iter().map(|(_, o)| o["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["node1", "node2", "node3", "a", "b"], "with nodes of the sandbox's own, since it has none");
     }
 }

@@ -120,8 +120,9 @@ impl JobCase {
     }
 
     async fn inject(&self) -> Result<Undo, String> {
-        let prepared = fault::prepare(&self.cx, &self.spec, &[]).await.map_err(|e| e.to_string())?;
-        fault::inject(&self.cx, &self.spec, &prepared.undo).await.map(|_| prepared.undo).map_err(|e| e.to_string())
+        let undo = self.planned_undo().await?;
+        fault::arm(&self.cx, &self.spec, &undo).await.map_err(|e| e.to_string())?;
+        fault::inject(&self.cx, &self.spec, &undo).await.map(|_| undo).map_err(|e| e.to_string())
     }
 
     async fn revert(&self, undo: &Undo) -> Result<(RevertResult, String), String> {
@@ -254,8 +255,10 @@ pub async fn killed(c: &JobCase, in_revert: bool) -> Result<String, String> {
             undo
         } else {
             let prepared = fault::prepare(&dying, &c.spec, &[]).await.map_err(|e| e.to_string())?;
-            ensure(asked.load(Ordering::SeqCst) == 0, "it wrote before it was injected")?;
-            let _ = fault::inject(&dying, &c.spec, &prepared.undo).await;
+            ensure(asked.load(Ordering::SeqCst) == 0, "it wrote before it was armed")?;
+            if fault::arm(&dying, &c.spec, &prepared.undo).await.is_ok() {
+                let _ = fault::inject(&dying, &c.spec, &prepared.undo).await;
+            }
             prepared.undo
         };
         let broken = !c.value().await.is_empty();
@@ -288,7 +291,7 @@ pub async fn another_drill(c: &JobCase) -> Result<String, String> {
     let undo = c.bite().await?;
     let job = c.cx.plan.steps[0].manifest.as_ref().unwrap().object.clone();
     let other = c.planned(c.w.cx(&unique("other"), &[], OwnPlace::default(), LIMIT), job);
-    let error = fault::inject(&other, &c.spec, &undo).await.err().ok_or("two drills may break one thing")?.to_string();
+    let error = fault::arm(&other, &c.spec, &undo).await.err().ok_or("two drills may break one thing")?.to_string();
     ensure(error.contains("it is there already, and not this drill's"), error.clone())?;
     ensure(fault::revert(&other, &undo).await.is_err(), "another drill undid it")?;
     ensure(c.value().await == "broken\n", "another drill changed it")?;
@@ -309,14 +312,11 @@ pub async fn without_effect(c: &mut JobCase) -> Result<String, String> {
         c.with(|custom| (custom.effective, custom.gone) = (effective, gone));
         let error = c.inject().await.err().ok_or("it was injected")?;
         ensure(error.contains(part), error.clone())?;
-        ensure(c.value().await.is_empty() && !c.jobs().await.contains(&"inject".to_owned()), "it was begun")?;
+        // Nothing is left that anybody would have to undo.
+        ensure(c.value().await.is_empty() && c.jobs().await.is_empty(), format!("left: {:?}", c.jobs().await))?;
         said.push(error);
     }
     ensure(said[1].contains("exit code 3: [main] no such thing"), said[1].clone())?;
-    c.with(|custom| (custom.effective, custom.gone) = (fault.effective, fault.gone));
-    let prepared = fault::prepare(&c.cx, &c.spec, &[]).await.map_err(|e| e.to_string())?;
-    c.revert(&prepared.undo).await?;
-    c.gone(&c.cx, &prepared.undo).await?;
     Ok(said.join(" / "))
 }
 
@@ -347,13 +347,10 @@ pub async fn cannot_start(c: &JobCase) -> Result<String, String> {
     job["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] = json!("nobodys");
     let cx = c.planned(c.cx.clone(), job);
     let prepared = fault::prepare(&cx, &c.spec, &[]).await.map_err(|e| e.to_string())?;
-    let error = fault::inject(&cx, &c.spec, &prepared.undo).await.err().ok_or("it was injected")?.to_string();
+    let error = fault::arm(&cx, &c.spec, &prepared.undo).await.err().ok_or("it was armed")?.to_string();
     ensure(error.contains("-gone") && error.contains("it did not end within 20s and was ended"), error.clone())?;
     ensure(error.contains("nobodys"), error.clone())?;
-    ensure(c.value().await.is_empty(), "it was begun")?;
-    let undo = c.planned_undo().await?;
-    c.revert(&undo).await?;
-    c.gone(&c.cx, &undo).await?;
+    ensure(c.value().await.is_empty() && c.jobs().await.is_empty(), format!("left: {:?}", c.jobs().await))?;
     Ok(error)
 }
 

@@ -326,7 +326,7 @@ fn every_scenario_of_the_project_is_right() {
         if folder.ends_with("world") {
             // What is in the sandbox: objects of Kubernetes, and an environment.
             let world = firedrill::rehearse::World::load(&folder).unwrap();
-            assert!(world.environment.is_some() && !world.objects.is_empty());
+            assert!(world.environment.0.spec.prometheus.is_some() && !world.objects.is_empty());
             continue;
         }
         for file in std::fs::read_dir(&folder).unwrap() {

@@ -57,7 +57,7 @@ impl Shipped {
             }
         }
         let world = World::find(&file, None).map_err(|e| e.to_string())?;
-        let (environment, _) = world.environment.clone().ok_or("the world says nothing of an environment")?;
+        let (environment, _) = world.environment.clone();
         let weather = if self.is_flaky { flaky() } else { Weather::default() };
         let (loaded, runbooks, environment) = (&loaded, &runbooks, &environment);
         let mutant = self.mutant;

@@ -241,12 +241,17 @@ fn a_job_for_commands_is_part_of_the_plan() {
     let two = json!([{"name": "a", "image": "a"}, {"name": "b", "image": "b"}]);
     let many = |text: &mut Value| text["spec"]["completions"] = json!(2);
     type Change<'a> = &'a dyn Fn(&mut Value);
-    let cases: [(Change<'_>, u32, &str); 7] = [
+    let cases: [(Change<'_>, u32, &str); 8] = [
         (&set("/metadata/namespace", json!("other")), 1, "namespace other does not allow drills"),
         (&set("/kind", json!("CronJob")), 1, "is a CronJob of batch/v1: it must be a Job of batch/v1"),
         (&set("/metadata/name", json!("x".repeat(54))), 1, "has a name of 54 letters"),
         (&set(pod, two), 1, "has 2 containers: it must have one"),
         (&set(pod, json!([])), 1, "has no container"),
+        (
+            &|text: &mut Value| text["metadata"]["annotations"] = json!({"y": true}),
+            1,
+            "is none that an API server would take: invalid type: boolean `true`",
+        ),
         (&many, 1, "has `completions` or `parallelism`"),
         (&|_| {}, 0, "breaks 1 object, and `limits.objects` is 0"),
     ];
