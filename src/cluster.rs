@@ -250,6 +250,27 @@ pub fn why(error: &kube::Error) -> String {
     text
 }
 
+/// How often [`again`] tries, and how long it waits between two tries.
+const TRIES: u32 = 5;
+const BETWEEN: Duration = Duration::from_secs(1);
+
+/// Does something that may be done twice again and again for some seconds, for an API server that is busy for a moment.
+///
+/// # Errors
+/// The last try's.
+pub(crate) async fn again<T, E, F: Future<Output = Result<T, E>>>(mut what: impl FnMut() -> F) -> Result<T, E> {
+    let mut tries = 1;
+    loop {
+        match what().await {
+            Err(_) if tries < TRIES => {
+                tries += 1;
+                tokio::time::sleep(BETWEEN).await;
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Ends a call after a limit, and names it in its error. `what` finishes "failed to …", such as `read pod shop/orders-0`.
 ///
 /// # Errors

@@ -602,6 +602,27 @@ async fn a_node_that_comes_back_in_time_keeps_its_pods() {
     world.stop().await;
 }
 
+/// What was bound to a node while nobody could reach it is begun when it is back, without anything else happening to the pod.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_back_learns_of_pods_it_has_missed() {
+    let world = World::new(2).await;
+    for (cut, back) in [(NodeState::CutOff, NodeState::Up), (NodeState::Frozen, NodeState::Up)] {
+        world.sandbox.set_node("n1", cut);
+        let mut web = deployment("web", 1, json!({}));
+        web["spec"]["template"]["spec"]["nodeName"] = json!("n1");
+        world.create::<Deployment>(web).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let pods: Vec<Pod> = world.list("app=web").await;
+        assert_eq!(pods[0].status.as_ref().and_then(|s| s.phase.as_deref()), Some("Pending"), "{cut:?}");
+        world.sandbox.set_node("n1", back);
+        world.until("it is up", 30, "web", |d: &Deployment| available(d) == 1).await;
+        assert_eq!(world.list::<Pod>("app=web").await[0].uid(), pods[0].uid(), "{cut:?}");
+        world.delete::<Deployment>("web", DeleteParams::background()).await;
+        world.gone::<Pod>(&pods[0].name_any(), 60).await;
+    }
+    world.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn pods_of_a_node_that_is_gone_are_given_up() {
     let world = World::new(2).await;

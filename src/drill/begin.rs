@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Acks, DrillError, DrillState, Fence, executor::Drill};
 use crate::{
     clock::Clock,
-    cluster::{Cluster, Leave},
+    cluster::{Cluster, Leave, again},
     fault::FaultCx,
     journal::{Disk, Event, Inbox, Journal, JournalError, Log, Record, RecordStore, ResumeIntent, StoredRecord, find_record},
     net::Dialer,
@@ -145,7 +145,7 @@ impl Drill {
         // Before anything is written: a living runner keeps its record to itself.
         fence.take_lapsed(&plan.leases, &options.takeover.lapsed).await?;
         // Taking them may have taken its time: only now is the record nobody else's.
-        let taken = match find_record(&cluster.client, &own, &name).await {
+        let taken = match again(|| find_record(&cluster.client, &own, &name)).await {
             Ok(Some(stored)) => Self::taken_over(cluster, clock, stored, intent, options, fence.clone()).await,
             Ok(None) => Err(DrillError::Over(name)),
             Err(error) => Err(error.into()),
@@ -201,9 +201,10 @@ impl Drill {
                 fresh.touched.get_mut().add_intent(&fault.undo, fault.objects.iter().map(|o| (o.kind.as_str(), o.uid.as_str())));
             }
         }
-        drill.inbox.create().await?;
         let clock = drill.clock.id().clone();
         drill.record(Event::Resumed { by: by.clone(), intent, clock }).await?;
+        // Only then: beside a record that others have deleted meanwhile it would stay for ever.
+        drill.inbox.create().await?;
         drill.record(Event::LeasesTaken { leases: drill.plan.leases.clone() }).await?;
         // A drill that ends here by being taken over was aborted, and its evidence says so.
         if let (None, Some((_, reason)), false) = (&taken.abort, drill.state().abort.clone(), taken.steps_ended) {

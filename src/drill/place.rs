@@ -8,6 +8,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{DrillError, executor::Drill};
 use crate::{
+    cluster::again,
     fault, gate,
     journal::Event,
     labels,
@@ -136,14 +137,15 @@ impl Drill {
         // Agents first: they revert what they hold when told to go.
         left.extend(self.faults.helpers.remove_all(REMOVE_LIMIT).await);
         let scope = &self.plan.scope.namespaces;
-        match runbook::cleanup(&self.cluster, &self.name, scope).await {
+        // An API server that is busy for a moment is asked again: whoever hears of something left has to look after it.
+        match again(|| runbook::cleanup(&self.cluster, &self.name, scope)).await {
             Ok(rest) => left.extend(rest),
             Err(error) => drop(left.insert(error.to_string())),
         }
         if let Err(error) = self.remove_pods().await {
             left.insert(error);
         }
-        if let Err(error) = self.leftovers(scope).await.map(|found| left.extend(found)) {
+        if let Err(error) = again(|| self.leftovers(scope)).await.map(|found| left.extend(found)) {
             left.insert(error);
         }
         if let Err(error) = self.fence.give_back().await {
@@ -159,7 +161,8 @@ impl Drill {
         let selector = format!("{}={}", labels::DRILL, self.name);
         let deadline = tokio::time::Instant::now() + REMOVE_LIMIT;
         loop {
-            let mut pods = self.cluster.list_all(&api, Some(&selector), "list the drill's pods").await.map_err(|e| e.to_string())?;
+            let mut pods =
+                again(|| self.cluster.list_all(&api, Some(&selector), "list the drill's pods")).await.map_err(|e| e.to_string())?;
             // A watchdog that ends the drill removes its own pod when all is done.
             pods.retain(|pod| self.options.takeover.own_pod.is_none() || pod.uid() != self.options.takeover.own_pod);
             if pods.is_empty() {

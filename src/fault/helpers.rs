@@ -31,7 +31,7 @@ use crate::{
         pods::{AgentKind, PodSpec, place, remove},
     },
     clock::Clock,
-    cluster::{Cluster, Leave},
+    cluster::{Cluster, Leave, again},
     labels,
     plan::{Plan, kinds},
 };
@@ -325,7 +325,8 @@ impl Helpers {
         }
         let selector = format!("{}={},{}=node-helper", labels::DRILL, inner.drill, labels::ROLE);
         let api = inner.cluster.api::<Pod>(namespace);
-        let pods = match inner.cluster.list_all(&api, Some(&selector), &format!("list node helpers in {namespace}")).await {
+        let what = format!("list node helpers in {namespace}");
+        let pods = match again(|| inner.cluster.list_all(&api, Some(&selector), &what)).await {
             Ok(pods) => pods,
             Err(e) => {
                 left.push(e.to_string());

@@ -29,7 +29,12 @@ pub(super) fn judge(facts: &Facts<'_>, spec: &RecoveryTime) -> Judged {
             "`{}` was bad only after another fault had come, or the steps had ended, while this one was still in place: it is not known whose outage that is",
             spec.probe
         )),
-        After::NeverBad { widest, good_for, whose: false } => never_bad(facts, spec, &origin, judged, widest, good_for),
+        After::NeverBad { unseen: Some(unseen), .. } => judged.inconclusive(format!(
+            "`{}` was never bad as far as it was watched, which ends {} before the steps did",
+            spec.probe,
+            time(unseen)
+        )),
+        After::NeverBad { widest, good_for, .. } => never_bad(facts, spec, &origin, judged, widest, good_for),
         After::Down(down) => was_down(facts, spec, &origin, judged, &down, &series),
     }
 }

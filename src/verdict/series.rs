@@ -24,6 +24,9 @@ pub(super) enum After<'a> {
         good_for: i64,
         /// It was bad only after the next fault had come, or the steps had ended, while this one was still in place: nobody knows whose outage that is.
         whose: bool,
+        /// For how long before the end of the steps nobody is known to have watched it: longer than a hole, for an outage that began then
+        /// may have lasted for ever. Microseconds, at the least.
+        unseen: Option<i64>,
     },
     /// It was bad.
     Down(Down<'a>),
@@ -159,6 +162,7 @@ impl<'f, 'a> Series<'f, 'a> {
                     let late = walk.first_bad.is_none() && beyond(self.facts.steps_ended, run);
                     if beyond(taken_away, run) || others || late {
                         walk.whose = (others || late) && self.facts.may_hold_at(origin.fault, &run.first_send);
+                        walk.beyond = true;
                         break;
                     }
                     walk.known = true;
@@ -213,9 +217,17 @@ impl<'f, 'a> Series<'f, 'a> {
                 if let (Some(last), Some(unknown)) = (walk.last_good, walk.trailing) {
                     walk.gap(self.facts.clocks.between(&unknown.last_complete, &last.last_send).upper);
                 }
-                After::NeverBad { widest: if walk.endless { None } else { Some(walk.widest) }, good_for, whose: walk.whose }
+                let unseen = walk.last_good.filter(|_| !walk.beyond).and_then(|last| self.unseen(last));
+                After::NeverBad { widest: if walk.endless { None } else { Some(walk.widest) }, good_for, whose: walk.whose, unseen }
             }
         }
+    }
+
+    /// How long before the end of the steps the last good sample was, if that is a hole. The samples of a runner that was lost are in the journal
+    /// up to its last word on that probe.
+    fn unseen(&self, last: &ProbeRun) -> Option<i64> {
+        let since = self.facts.clocks.between(self.facts.steps_ended?, &last.last_send).lower?;
+        (since > self.hole).then_some(since)
     }
 
     /// How long the current good phase has lasted. Before any outage only what comes after the fault took effect counts.
@@ -273,6 +285,8 @@ struct Walk<'a> {
     known: bool,
     /// It ended at an outage that may be this fault's or a later one's.
     whose: bool,
+    /// It ended at an outage that is not this fault's: it was watched until then.
+    beyond: bool,
     widest: i64,
     endless: bool,
 }

@@ -106,11 +106,13 @@ pub(super) struct Nodes {
     pub(super) hosting: Option<Arc<Hosting>>,
     machines: BTreeMap<String, Machine>,
     runs: BTreeMap<(Key, String), Run>,
+    /// Pods that were bound to a node while its kubelet could not hear of it.
+    missed: BTreeMap<String, BTreeSet<Key>>,
 }
 
 impl Nodes {
     pub(super) fn new(seed: u64) -> Self {
-        Self { seed, hosting: None, machines: BTreeMap::new(), runs: BTreeMap::new() }
+        Self { seed, hosting: None, machines: BTreeMap::new(), runs: BTreeMap::new(), missed: BTreeMap::new() }
     }
 
     /// Whether a node's kubelet is one of these.
@@ -215,10 +217,12 @@ impl Nodes {
         if let Some(pod) = &stored {
             let uid = text(&pod.value, "/metadata/uid").to_owned();
             let node = text(&pod.value, "/spec/nodeName");
-            if self.reachable(node) && !self.runs.contains_key(&(key.clone(), uid.clone())) {
+            if !self.runs.contains_key(&(key.clone(), uid.clone())) {
                 // What has ended before this kubelet knew it is not begun again.
                 let over = look::ended(&pod.value) && !look::deleting(&pod.value);
-                if !over {
+                if !self.reachable(node) {
+                    self.missed.entry(node.to_owned()).or_default().insert(key.clone());
+                } else if !over {
                     self.runs.insert((key.clone(), uid), Run::new(node, Arc::clone(pod), now));
                 }
             }
@@ -262,10 +266,13 @@ impl Nodes {
         Ok(again)
     }
 
-    fn on(&self, name: &str) -> Vec<Item> {
+    /// Whose work follows from a change of a node. What its kubelet has missed it lists when it can be reached again.
+    fn on(&mut self, name: &str) -> Vec<Item> {
+        let missed = if self.reachable(name) { self.missed.remove(name).unwrap_or_default() } else { BTreeSet::new() };
         let own = self.runs.iter().filter(|(_, run)| run.node == name);
         let mut items: Vec<Item> = own.map(|((key, _), _)| (Who::Kubelet, key.clone())).collect();
         items.dedup();
+        items.extend(missed.into_iter().map(|key| (Who::Kubelet, key)));
         items.push((Who::Heart, Key(String::new(), name.to_owned())));
         items
     }
@@ -286,7 +293,6 @@ impl Nodes {
         }
         if to == NodeState::Up && from != NodeState::Up {
             (machine.next_lease, machine.reported) = (now, None);
-            // What was bound to it meanwhile is learnt as any other pod.
             for run in self.runs.values_mut().filter(|run| run.node == name) {
                 run.forget_report();
             }

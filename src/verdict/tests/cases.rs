@@ -566,6 +566,24 @@ fn a_journal_that_breaks_off_says_nothing_of_outages_that_had_not_begun() {
     assert!(o.reason.contains("ends before the steps did"), "{}", o.reason);
 }
 
+/// A runner is lost after the last step's end, and with it the outage that it was watching.
+#[test]
+fn a_probe_that_was_not_watched_to_the_steps_end_is_not_known_to_have_stayed_good() {
+    let until = |last_ms: i64| {
+        let mut j = Tape::new();
+        j.rto(3_000, 1_000);
+        j.run("web", Good, 0, 900, RunEnd::Cut);
+        j.break_it(1_000, 1_020);
+        j.run("web", Good, 1_000, last_ms, RunEnd::Change);
+        j.steps_ended(5_100);
+        j.only()
+    };
+    assert_eq!(until(4_900).outcome, Outcome::Met);
+    let o = until(4_800);
+    assert_eq!((o.outcome, o.measured), (Outcome::Inconclusive, None), "{}", o.reason);
+    assert!(o.reason.contains("which ends 300ms before the steps did"), "{}", o.reason);
+}
+
 #[test]
 fn a_good_time_that_was_seen_too_short_may_have_been_long_enough() {
     // Good samples for 900 ms; between the bad ones around them lie 1,110 ms, of which all but nothing may have been good.

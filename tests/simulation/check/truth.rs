@@ -193,8 +193,13 @@ impl Case<'_> {
 
     /// When the next fault really came after one that came at this time.
     fn next_strike(&self, fault: u32, struck: i64) -> Option<i64> {
+        // One that came before this one was even proven is none that came later.
+        let proven = self.records.iter().find_map(|record| match &record.event {
+            Event::Effective { fault: id, at, .. } if *id == fault => self.when(at),
+            _ => None,
+        });
         let others = intents(self.records).map(|(_, id, ..)| id).filter(|id| *id != fault);
-        others.filter_map(|id| self.struck(id)).filter(|at| *at > struck).min()
+        others.filter_map(|id| self.struck(id)).filter(|at| *at > proven.unwrap_or(struck).max(struck)).min()
     }
 
     fn injected(&self, fault: u32) -> Option<i64> {
