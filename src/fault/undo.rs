@@ -6,7 +6,7 @@ use k8s_openapi::{api::core::v1::PersistentVolumeClaimSpec, apimachinery::pkg::a
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    agent::processes::Ident,
+    agent::{processes::Ident, signals},
     scenario::types::{Direction, Dur, Percent, Placement, Postgres, Quantity},
 };
 
@@ -207,6 +207,21 @@ impl Undo {
             Self::Deleted { .. } | Self::Scale { .. } | Self::CronJob { .. } | Self::Cordon { .. } | Self::Drain { .. } => false,
             Self::Service { .. } | Self::Image { .. } | Self::Secret { .. } | Self::Manifest { .. } => false,
             Self::Custom { .. } | Self::Job(_) | Self::Sql { .. } | Self::Claim(_) => false,
+        }
+    }
+
+    /// Whether all of it is done at once, so that nothing is ever to be taken away: a kill, a signal that does not stop. Of any other fault a
+    /// revert that finds nothing to undo only says that somebody else had undone it, and not when.
+    pub fn is_momentary(&self) -> bool {
+        match self {
+            Self::Deleted { .. } => true,
+            Self::Processes { how, .. } => *how == ProcessFault::Crash,
+            Self::Signal { signal, .. } => !signals::stops(signal),
+            Self::CronJob { change, .. } => matches!(change, CronJobChange::JobKilled { .. }),
+            Self::NodeLoss { .. } | Self::NodeDisk { .. } | Self::Partition { .. } | Self::Volumes { .. } => false,
+            Self::Scale { .. } | Self::Cordon { .. } | Self::Drain { .. } | Self::Service { .. } | Self::Image { .. } => false,
+            Self::Secret { .. } | Self::Manifest { .. } | Self::Custom { .. } | Self::Job(_) => false,
+            Self::Sql { .. } | Self::Claim(_) => false,
         }
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct FaultFacts<'a> {
     pub(super) objects: Vec<&'a TouchedObject>,
     /// A helper made it, which undoes what it holds when it ends.
     pub(super) of_helper: bool,
+    /// It did all that it does at once.
+    pub(super) momentary: bool,
     pub(super) injected: Option<(&'a Stamp, &'a Stamp)>,
     pub(super) failed: Option<(&'a Stamp, &'a str)>,
     pub(super) effective: Option<(&'a Stamp, &'a str)>,
@@ -25,6 +27,19 @@ pub(super) struct FaultFacts<'a> {
     pub(super) revert: Option<(&'a Stamp, &'a str, bool)>,
     pub(super) reverted: Option<(&'a Stamp, RevertResult, &'a str)>,
     pub(super) gone: Option<(&'a Stamp, &'a str)>,
+}
+
+impl<'a> FaultFacts<'a> {
+    /// When it was seen to be gone, or else was undone. What the drill leaves in place, or could not undo, is not over.
+    fn over(&self) -> Option<&'a Stamp> {
+        let (end, result, _) = self.reverted?;
+        match result {
+            RevertResult::NotOurs | RevertResult::Failed => None,
+            RevertResult::Reverted | RevertResult::Nothing | RevertResult::Superseded | RevertResult::TargetGone => {
+                Some(self.gone.map_or(end, |(at, _)| at))
+            }
+        }
+    }
 }
 
 /// All about one step.
@@ -165,6 +180,7 @@ impl<'a> Facts<'a> {
                 facts.intent.get_or_insert(&record.at);
                 facts.objects = objects.iter().collect();
                 facts.of_helper = undo.of_helper();
+                facts.momentary = undo.is_momentary();
             }
             Event::Injected { fault, start, end } => {
                 let facts = self.faults.entry(*fault).or_default();
@@ -258,15 +274,17 @@ impl<'a> Facts<'a> {
         (after_steps && changed).then_some(at)
     }
 
-    /// Whether a fault may still have been in place at an instant: one that lasts, and that nobody had begun to undo by then.
+    /// When a fault that the drill took away before the end of its steps was seen to be gone, or else was undone.
+    pub(super) fn gone_within_steps(&self, fault: Option<FaultId>) -> Option<&'a Stamp> {
+        let fault = self.faults.get(&fault?)?;
+        fault.revert.filter(|(.., after_steps)| !after_steps)?;
+        fault.over()
+    }
+
+    /// Whether a fault may still have been in place at an instant: one that lasts, and that was not over by then.
     pub(super) fn may_hold_at(&self, fault: Option<FaultId>, at: &Stamp) -> bool {
         let Some(fault) = fault.and_then(|id| self.faults.get(&id)) else { return false };
-        let lasts = match fault.reverted.map(|(_, result, _)| result) {
-            Some(RevertResult::Reverted | RevertResult::Failed | RevertResult::Superseded) | None => true,
-            // There never was anything to undo: what it did, it did at once.
-            Some(RevertResult::Nothing | RevertResult::TargetGone | RevertResult::NotOurs) => false,
-        };
-        lasts && fault.revert.is_none_or(|(begun, ..)| !self.clocks.surely_after(at, begun))
+        !fault.momentary && fault.over().is_none_or(|over| !self.clocks.surely_after(at, over))
     }
 
     /// Whether a step is declared by an alert's receipt: nobody says anything then.

@@ -223,21 +223,24 @@ impl<'f, 'a> Series<'f, 'a> {
         }
     }
 
-    /// How long before the end of the steps the last good sample was, if that is a hole. The samples of a runner that was lost are in the journal
-    /// up to its last word on that probe.
+    /// How long before the end of the steps the last good sample was, if that is a hole, or if the next one was not good and is lost. The samples
+    /// of a runner that was lost are in the journal up to its last word on that probe.
     fn unseen(&self, last: &ProbeRun) -> Option<i64> {
         let since = self.facts.clocks.between(self.facts.steps_ended?, &last.last_send).lower?;
-        (since > self.hole).then_some(since)
+        let lost = last.ended == RunEnd::Change && self.runs.last().is_some_and(|newest| std::ptr::eq(*newest, last));
+        (since > self.hole || lost).then_some(since.max(0))
     }
 
-    /// How long the current good phase has lasted. Before any outage only what comes after the fault took effect counts.
+    /// How long the current good phase has lasted. Before any outage only what comes after the fault took effect counts; and before one that
+    /// came after another fault or after the steps, only what comes after this one was gone, for what a fault leaves behind may show late.
     fn good_for(&self, walk: &Walk<'a>, origin: &Origin<'a>) -> i64 {
         let Some((first, last)) = walk.phase else { return 0 };
         let whole = self.facts.clocks.between(&last.last_send, &first.first_send).lower.unwrap_or(0);
         let seen = if walk.first_bad.is_some() {
             whole
         } else {
-            whole.min(self.facts.clocks.between(&last.last_send, origin.effective).lower.unwrap_or(0))
+            let gone = self.facts.gone_within_steps(origin.fault).filter(|_| walk.beyond);
+            whole.min(self.facts.clocks.between(&last.last_send, gone.unwrap_or(origin.effective)).lower.unwrap_or(0))
         };
         seen.max(0)
     }

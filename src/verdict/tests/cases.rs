@@ -3,6 +3,7 @@
 use super::kit::*;
 use crate::{
     clock::{ClockId, Stamp},
+    fault::Undo,
     journal::*,
     scenario::types::*,
     verdict::{Bracket, DrillVerdict, MarkKind, Outcome},
@@ -554,7 +555,7 @@ fn a_journal_that_breaks_off_says_nothing_of_outages_that_had_not_begun() {
         j.rto(3_000, 1_000);
         j.run("web", Good, 0, 900, RunEnd::Cut);
         j.break_it(1_000, 1_020);
-        j.run("web", Good, 1_000, 5_000, RunEnd::Change);
+        j.run("web", Good, 1_000, 5_000, RunEnd::End);
         if over {
             j.steps_ended(5_100);
         }
@@ -569,17 +570,20 @@ fn a_journal_that_breaks_off_says_nothing_of_outages_that_had_not_begun() {
 /// A runner is lost after the last step's end, and with it the outage that it was watching.
 #[test]
 fn a_probe_that_was_not_watched_to_the_steps_end_is_not_known_to_have_stayed_good() {
-    let until = |last_ms: i64| {
+    let until = |last_ms: i64, ended: RunEnd| {
         let mut j = Tape::new();
         j.rto(3_000, 1_000);
         j.run("web", Good, 0, 900, RunEnd::Cut);
         j.break_it(1_000, 1_020);
-        j.run("web", Good, 1_000, last_ms, RunEnd::Change);
+        j.run("web", Good, 1_000, last_ms, ended);
         j.steps_ended(5_100);
         j.only()
     };
-    assert_eq!(until(4_900).outcome, Outcome::Met);
-    let o = until(4_800);
+    assert_eq!(until(4_900, RunEnd::Cut).outcome, Outcome::Met);
+    // The next sample was not good; the run that it began was lost.
+    let o = until(5_000, RunEnd::Change);
+    assert_eq!((o.outcome, o.measured), (Outcome::Inconclusive, None), "{}", o.reason);
+    let o = until(4_800, RunEnd::Cut);
     assert_eq!((o.outcome, o.measured), (Outcome::Inconclusive, None), "{}", o.reason);
     assert!(o.reason.contains("which ends 300ms before the steps did"), "{}", o.reason);
 }
@@ -609,8 +613,10 @@ fn a_good_time_that_was_seen_too_short_may_have_been_long_enough() {
 #[test]
 fn an_outage_that_begins_after_another_fault_is_not_known_to_be_nobodys() {
     // Nothing is seen of the first fault until the second one comes, of something else.
-    let two = |result: RevertResult, revert_ms: i64| {
+    let lasting = Tape::new().undo;
+    let two = |undo: &Undo, result: RevertResult, revert_ms: i64| {
         let mut j = Tape::new();
+        j.undo = undo.clone();
         j.rto(3_000, 1_000);
         j.step("break another", |s| s.inject = Some(FaultSpec::default()));
         let path = j.plan.steps.last().unwrap().path.clone();
@@ -626,12 +632,54 @@ fn an_outage_that_begins_after_another_fault_is_not_known_to_be_nobodys() {
         j.end(12_000);
         j.only()
     };
-    let o = two(RevertResult::Reverted, 10_500);
-    assert_eq!(o.outcome, Outcome::Inconclusive, "{}", o.reason);
-    assert!(o.reason.contains("not known whose"), "{}", o.reason);
+    // Undone after the steps, by the drill or by somebody before it, or never.
+    for result in [RevertResult::Reverted, RevertResult::Superseded, RevertResult::Nothing, RevertResult::TargetGone, RevertResult::NotOurs]
+    {
+        let o = two(&lasting, result, 10_500);
+        assert_eq!(o.outcome, Outcome::Inconclusive, "{result:?}: {}", o.reason);
+        assert!(o.reason.contains("not known whose"), "{}", o.reason);
+    }
     // One that was over at once, and one that was undone before it began.
-    assert_eq!(two(RevertResult::Nothing, 10_500).outcome, Outcome::Met);
-    assert_eq!(two(RevertResult::Reverted, 2_500).outcome, Outcome::Met);
+    assert_eq!(two(&momentary(), RevertResult::Nothing, 10_500).outcome, Outcome::Met);
+    assert_eq!(two(&lasting, RevertResult::Reverted, 2_500).outcome, Outcome::Met);
+    // One that was undone so short a time before that it may have shown late, and one that a step was to undo and that stays.
+    let o = two(&lasting, RevertResult::Reverted, 3_500);
+    assert_eq!(o.outcome, Outcome::Inconclusive, "{}", o.reason);
+    assert!(o.reason.contains("seen for 460ms only"), "{}", o.reason);
+    for result in [RevertResult::NotOurs, RevertResult::Failed] {
+        assert_eq!(two(&lasting, result, 2_500).outcome, Outcome::Inconclusive, "{result:?}");
+    }
+}
+
+#[test]
+fn what_the_sandbox_could_not_play_is_neither_passed_nor_failed() {
+    let judged = |sandbox: bool, back_ms: i64, said: &str| {
+        let mut j = Tape::new();
+        j.rto(3_000, 1_000);
+        j.run("web", Good, 0, 900, RunEnd::Cut);
+        j.break_it(1_000, 1_020);
+        j.run("web", Bad, 1_100, back_ms, RunEnd::Change);
+        j.run("web", Good, back_ms + 100, 9_500, RunEnd::End);
+        let detail = format!("block at line 13: could not be run:\n{said}\nthe end");
+        j.push(8_000, Event::StepEnded { step: "2".into(), outcome: StepOutcome::Failed, detail, end: at(8_000) });
+        j.steps_ended_and_revert(9_000, 9_500, RevertResult::Reverted);
+        j.end(10_000);
+        let mut records = j.records();
+        if let Event::Started { sandbox: is_one, .. } = &mut records[0].event {
+            *is_one = sandbox;
+        }
+        crate::verdict::judge(&records)
+    };
+    let unknown = "not rehearsable: there is no answer to [\"date\"]";
+    for (back_ms, outcome) in [(3_000, Outcome::Met), (6_000, Outcome::Inconclusive)] {
+        let verdict = judged(true, back_ms, unknown);
+        assert_eq!((verdict.drill, verdict.objectives[0].outcome), (DrillVerdict::Inconclusive, outcome), "{verdict:?}");
+        assert!(verdict.reasons[0].ends_with(unknown), "{:?}", verdict.reasons);
+    }
+    // What a real cluster says is no more than words, and a sandbox that could play the drill is believed.
+    for verdict in [judged(false, 6_000, unknown), judged(true, 6_000, "no such file")] {
+        assert_eq!((verdict.drill, verdict.objectives[0].outcome), (DrillVerdict::Failed, Outcome::Missed), "{verdict:?}");
+    }
 }
 
 #[test]

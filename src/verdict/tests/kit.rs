@@ -30,12 +30,21 @@ pub(crate) fn on(clock: &str, us: i64) -> Stamp {
 pub(crate) struct Tape {
     pub(crate) plan: Plan,
     pub(crate) events: Vec<(Stamp, Event)>,
+    /// What the intents say: by default of a fault that lasts until it is undone.
+    pub(crate) undo: Undo,
+}
+
+/// Of a fault that does all that it does at once.
+pub(crate) fn momentary() -> Undo {
+    Undo::Deleted { pods: Vec::new(), owners: Vec::new() }
 }
 
 impl Tape {
     /// A plan with a probe `web` every 100 ms, one fault `break it`, a `hold`, and a steady state.
     pub(crate) fn new() -> Self {
-        let mut journal = Self { plan: bare_plan(), events: Vec::new() };
+        let (namespace, kind, name, uid) = ("shop".into(), "StatefulSet".into(), "orders-db".into(), "s0".into());
+        let undo = Undo::Scale { namespace, kind, name, uid, before: 3, set: 2, ready: 3 };
+        let mut journal = Self { plan: bare_plan(), events: Vec::new(), undo };
         journal.probe("web", 100, |p| p.http = Some(HttpProbe::default()));
         let inject = FaultSpec { freeze: Some(OnTarget { target: "primary".into() }), ..FaultSpec::default() };
         journal.step("break it", |s| s.inject = Some(inject));
@@ -110,7 +119,7 @@ impl Tape {
     pub(crate) fn intent(&mut self, fault: FaultId, step: &str, ms: i64) {
         self.push(ms - 5, Event::StepStarted { step: step.into(), start: at(ms - 5) });
         let object = TouchedObject { kind: "Pod".into(), namespace: "shop".into(), name: "orders-db-0".into(), uid: "u0".into() };
-        let undo = Box::new(Undo::Deleted { pods: Vec::new(), owners: Vec::new() });
+        let undo = Box::new(self.undo.clone());
         self.push(ms - 1, Event::Intent { fault, step: step.into(), undo, objects: vec![object] });
     }
 

@@ -154,6 +154,7 @@ mod tests {
 
     use super::{
         super::tests::{SECOND, T0, changed, finds, finds_nothing, good, intent, lease, record},
+        super::truth,
         *,
     };
 
@@ -236,6 +237,16 @@ mod tests {
                 h.signals.pop();
             }),
         );
+    }
+
+    #[test]
+    fn what_a_later_drill_freezes_is_another_fault() {
+        let later = |signal: &str, at_s: i64| Sent { by: "node-helper-e-n0".to_owned(), ..sent(at_s, "api-0", signal) };
+        let signals = [sent(4, "api-0", "STOP"), sent(8, "api-0", "CONT"), later("STOP", 20), later("CONT", 30)];
+        let thawed = |drill: &str, since_s: i64| truth::thawed(&signals, drill, &["api-0".to_owned()], T0 + since_s * SECOND);
+        assert_eq!(thawed("d", 4), Some(T0 + 8 * SECOND));
+        assert_eq!(thawed("e", 20), Some(T0 + 30 * SECOND));
+        assert_eq!((thawed("d", 9), thawed("f", 0)), (None, None));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use firedrill::{
 };
 
 use super::{Change, change_of, intents, uids};
-use crate::history::{History, Runner, Violation, done, text, violation};
+use crate::history::{History, Runner, Sent, Violation, done, text, violation};
 
 const PROMISE: &str = "every bracket contains the truth";
 const MET: &str = "every `met` is true";
@@ -185,10 +185,7 @@ impl Case<'_> {
         if !matches!(undo, Undo::Processes { how: ProcessFault::Freeze, .. }) {
             return None;
         }
-        let meant = uids(&record.event);
-        let of_it = self.history.signals.iter().filter(|sent| sent.at_us >= struck && meant.contains(&sent.uid));
-        let last = of_it.clone().filter(|sent| sent.signal == "STOP").map(|sent| sent.at_us).max()?;
-        of_it.filter(|sent| sent.at_us >= last && sent.signal != "STOP").map(|sent| sent.at_us).min()
+        thawed(&self.history.signals, &self.runner.drill, &uids(&record.event), struck)
     }
 
     /// When the next fault really came after one that came at this time.
@@ -284,6 +281,15 @@ impl Case<'_> {
         let wanted = spec.state == ProbeState::Good;
         truth.next(since, wanted).is_none_or(|at| at > over).then(|| self.wrong(MET, "it was not so when the steps ended"))
     }
+}
+
+/// When pods that a drill has frozen since then no longer were: with the first signal of another kind after the drill's last one to stop them.
+/// A later drill may well stop them again.
+pub(super) fn thawed(signals: &[Sent], drill: &str, pods: &[String], since_us: i64) -> Option<i64> {
+    let of_them = signals.iter().filter(|sent| sent.at_us >= since_us && pods.contains(&sent.uid));
+    let stops = of_them.clone().filter(|sent| sent.signal == "STOP" && sent.is_of(drill));
+    let last = stops.map(|sent| sent.at_us).max()?;
+    of_them.filter(|sent| sent.at_us >= last && sent.signal != "STOP").map(|sent| sent.at_us).min()
 }
 
 fn micros(time: firedrill::scenario::types::Dur) -> i64 {
