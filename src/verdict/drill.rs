@@ -8,8 +8,9 @@ use crate::{journal::StepOutcome, scenario::types::OnFailure};
 pub const ABORTED_BY_STEP: &str = "step ";
 
 /// The verdict with the reasons, beyond its objectives, why it is not `passed`.
-pub(super) fn whole(facts: &Facts<'_>, objectives: &[ObjectiveVerdict]) -> (DrillVerdict, Vec<String>) {
+pub(super) fn whole(facts: &Facts<'_>, objectives: &[ObjectiveVerdict], unrehearsed: Option<&str>) -> (DrillVerdict, Vec<String>) {
     let mut reasons = open_questions(facts);
+    reasons.splice(..0, unrehearsed.map(|said| format!("the sandbox could not play the drill, so that nothing is known of it: {said}")));
     let others: Vec<_> = facts.aborts.iter().filter(|(by, _)| !by.starts_with(ABORTED_BY_STEP)).collect();
     for (by, reason) in &facts.aborts {
         reasons.insert(0, format!("aborted by {by}: {reason}"));
